@@ -1,0 +1,152 @@
+r"""A raw header section (RFC 5322 sections 2.1 and 2.2): find fields, unfold, prepend, remove.
+
+Everything works on the octets that came in; nothing is ever decoded, refolded or generated again,
+so that a signature stays valid. The standard library's ``email`` package must not be used here: it
+raises on real fields and changes others. All functions are total: any octets are a header section,
+which ends at the first line that is neither a field nor a continuation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+# field = field-name *WSP ":" unstructured CRLF. RFC 5322 section 4.5.8 allows blanks before the
+# colon; octets above 127 and LF without CR are seen in practice (the latter in files only).
+_FIELD = re.compile(rb"([!-9;-~\x80-\xff]+)[ \t]*:((?:[^\n]*\n[ \t])*[^\n]*)(?:\n|\Z)")
+# Seen in practice: mbox "From " lines sent along before the header; servers take them for fields.
+_MBOX_LINES = re.compile(rb"(?:>*From [^\n]*\n)*")
+_END = re.compile(rb"(?:\A|(\n))\r?\n")
+_LINE_END = re.compile(rb"\r?\n")
+_WHITE_SPACE = re.compile(rb"[ \t\r\n]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One header field and where it stands.
+
+    Attributes:
+        name: lower case.
+        body: octets after the colon, folding and line end included.
+        start: offset of the field's first octet in the section.
+        end: offset after the field's line end.
+    """
+
+    name: bytes
+    body: bytes
+    start: int
+    end: int
+
+
+def header_length(content: bytes | bytearray, start: int = 0) -> int | None:
+    """Return the length of the header section, without the empty line, if that has come.
+
+    Args:
+        content: beginning of a message.
+        start: offset up to which an earlier call has searched.
+    """
+    match = _END.search(content, max(0, start - 3))
+    if match is None:
+        return None
+    return match.end(1) if match[1] else 0
+
+
+def fields(section: bytes) -> Iterator[Field]:
+    """Yield the fields of a section in order, until a line that is none."""
+    for match in _matches(section):
+        yield _field(match)
+
+
+def select(
+    section: bytes, names: Collection[bytes]
+) -> tuple[dict[bytes, tuple[Field, ...]], bytes]:
+    """Pick fields by name.
+
+    Args:
+        section: raw header section.
+        names: in lower case.
+
+    Returns:
+        Fields by name, in order, every name a key; and the stray octets behind the last field,
+        which a server takes for the beginning of the body.
+    """
+    found: dict[bytes, list[Field]] = {name: [] for name in names}
+    end = start_of_fields(section)
+    for match in _matches(section):
+        end = match.end()
+        # Most fields are not wanted, and making a value of each would cost more than finding it.
+        values = found.get(match[1].lower())
+        if values is not None:
+            values.append(_field(match))
+    return {name: tuple(values) for name, values in found.items()}, section[end:]
+
+
+def unfolded(body: bytes) -> bytes:
+    """Return a field body without line ends and outer blanks (RFC 5322 section 2.2.3)."""
+    return _LINE_END.sub(b"", body).strip(b" \t\r\n")
+
+
+def collapsed(body: bytes) -> bytes:
+    """Return a field body with every run of white space as one blank.
+
+    Relays fold anew, with a tab as often as with a blank; the words stay.
+    """
+    return _WHITE_SPACE.sub(b" ", body).strip(b" ")
+
+
+def start_of_fields(section: bytes) -> int:
+    """Return the offset of the first field: behind mbox lines, if any lead."""
+    match = _MBOX_LINES.match(section)
+    return match.end() if match else 0
+
+
+def prepended(section: bytes, *new_fields: bytes) -> bytes:
+    r"""Put whole fields before the first one.
+
+    Args:
+        section: raw header section, or a whole message.
+        new_fields: complete fields, each ending in CRLF.
+
+    Returns:
+        The same octets in the same order, with the new fields in front of them. A section that
+        starts with a blank has no header: an empty line then keeps its first line from becoming a
+        continuation of ours.
+    """
+    if not any(new_fields):
+        return section
+    at = start_of_fields(section)
+    gap = b"\r\n" if section[at : at + 1] in (b" ", b"\t") else b""
+    return b"".join((section[:at], *new_fields, gap, section[at:]))
+
+
+def without(section: bytes, unwanted: Collection[Field]) -> bytes:
+    """Cut whole fields out; every other octet stays where it is.
+
+    Args:
+        section: raw header section, or a whole message.
+        unwanted: some of its fields, in order.
+
+    Returns:
+        What is left. Where a stray "From " line would now lead, and servers take it and all below
+        for fields, an empty line keeps it what it was: text.
+    """
+    kept, position = [], 0
+    for field in unwanted:
+        kept.append(section[position : field.start])
+        position = field.end
+    kept.append(section[position:])
+    left = b"".join(kept)
+    at = start_of_fields(section)
+    return left if start_of_fields(left) <= at else left[:at] + b"\r\n" + left[at:]
+
+
+def _matches(section: bytes) -> Iterator[re.Match[bytes]]:
+    position = start_of_fields(section)
+    while match := _FIELD.match(section, position):
+        position = match.end()
+        yield match
+
+
+def _field(match: re.Match[bytes]) -> Field:
+    return Field(match[1].lower(), match[2], match.start(), match.end())

@@ -1,0 +1,296 @@
+"""The three pure steps of one message: `examine`, `decide`, `settle`.
+
+    examine  header section          -> who the message says it is
+    decide   sighting + fingerprint  -> verdict and action for one recipient
+    settle   downstream's reply      -> what the tracking list is told
+
+The one rule that everything else serves: only a confirmed sighting with equal content may cost a
+recipient a copy (or, where the postmaster asked for it, a confirmed sighting of the same id).
+Whatever is unknown is passed on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gateway.core.fingerprint import IDENTIFYING_FIELDS
+from gateway.core.header import Field, collapsed, select, unfolded
+from gateway.core.message_id import Form, MessageId, canonical_of, message_id_of
+from gateway.core.rule import Collisions, Match, Mode, Policy
+from gateway.core.unique_id import Identity
+
+OUR_FIELD = b"x-mailonce"
+_SIGNATURES = (b"dkim-signature", b"arc-message-signature")
+_NAMES = frozenset(
+    (
+        *IDENTIFYING_FIELDS,
+        *_SIGNATURES,
+        OUR_FIELD,
+        b"message-id",
+        b"received",
+        b"list-id",
+        b"resent-message-id",
+        b"resent-from",
+        b"resent-date",
+    )
+)
+# RFC 6376 section 3.5: h= is a colon-separated list of names, blanks allowed around each.
+_SIGNED_NAMES = re.compile(rb"(?:^|;)\s*h\s*=([^;]*)", re.IGNORECASE)
+
+
+class Verdict(StrEnum):
+    """What a message is to one recipient; `PARTIAL` only of a message whose recipients differ."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    COLLISION = "collision"
+    IN_FLIGHT = "in_flight"
+    UNCHECKED = "unchecked"
+    BYPASSED = "bypassed"
+    PARTIAL = "partial"
+
+
+class Action(StrEnum):
+    """What became of it."""
+
+    RELAYED = "relayed"
+    TAGGED = "tagged"
+    DROPPED = "dropped"
+    OBSERVED = "observed"
+    REJECTED = "rejected"
+    DEFERRED = "deferred"
+
+
+class Sight(StrEnum):
+    """What the tracking list knows of a unique id."""
+
+    NEW = "new"
+    IN_FLIGHT = "in_flight"
+    SEEN = "seen"
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """Answer of the tracking list to one claim.
+
+    Attributes:
+        sight: `NEW` means the claim is ours; `SEEN` that the downstream accepted such a message.
+        first_seen_s: Unix time of the first copy, if `SEEN`.
+        fingerprint: sealed fingerprint of its content, if `SEEN`.
+        copies: how many were sighted so far, if `SEEN`.
+    """
+
+    sight: Sight
+    first_seen_s: int = 0
+    fingerprint: bytes = b""
+    copies: int = 0
+
+
+NEW = Sighting(Sight.NEW)
+IN_FLIGHT = Sighting(Sight.IN_FLIGHT)
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What the header section says.
+
+    Attributes:
+        message_id: form and canonical id.
+        message_id_fields: the Message-ID fields as they stand.
+        list_id: body of List-Id, or ``b""``.
+        resent: identity of the latest resending (RFC 5322 section 3.6.6), or ``b""``.
+        date: body of the Date field, or None if it is missing or empty.
+        identifying: bodies of From, Date and Subject for the fingerprint.
+        is_id_signed: whether a DKIM or ARC signature names Message-ID.
+        hops: number of Received fields (RFC 5321 section 6.3).
+        forged: fields that bear our name.
+        stray: octets behind the last field that are none: the body has begun, without an empty line.
+    """
+
+    message_id: MessageId
+    message_id_fields: tuple[Field, ...]
+    list_id: bytes
+    resent: bytes
+    date: bytes | None
+    identifying: tuple[tuple[bytes, ...], ...]
+    is_id_signed: bool
+    hops: int
+    forged: tuple[Field, ...]
+    stray: bytes
+
+    @property
+    def is_identity_derived(self) -> bool:
+        """Say whether only the content can tell what message this is."""
+        return self.message_id.canonical is None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do with a message for one recipient."""
+
+    verdict: Verdict
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the tracking list is told about one recipient: at most one of the two.
+
+    Attributes:
+        is_confirmed: this content was accepted downstream, now or (a duplicate) earlier.
+        is_released: nothing was accepted; a retry is welcome.
+    """
+
+    is_confirmed: bool = False
+    is_released: bool = False
+
+
+def examine(section: bytes) -> Examination:
+    """Read all that matters from a raw header section, dots unstuffed."""
+    found, stray = select(section, _NAMES)
+    ids = found[b"message-id"]
+    date = found[b"date"]
+    list_id = found[b"list-id"]
+    return Examination(
+        message_id=message_id_of([field.body for field in ids]),
+        message_id_fields=ids,
+        list_id=collapsed(list_id[0].body) if list_id else b"",
+        resent=_resent(found[b"resent-message-id"], found[b"resent-from"], found[b"resent-date"]),
+        date=(unfolded(date[0].body) or None) if date else None,
+        identifying=tuple(
+            tuple(collapsed(field.body) for field in found[name]) for name in IDENTIFYING_FIELDS
+        ),
+        is_id_signed=any(_signs_message_id(f.body) for name in _SIGNATURES for f in found[name]),
+        hops=len(found[b"received"]),
+        forged=found[OUR_FIELD],
+        stray=stray,
+    )
+
+
+def identity_of(
+    examination: Examination, fingerprint: bytes | None, *, lists_distinct: bool
+) -> Identity | None:
+    """Return what identifies a message, or None while or because nothing does.
+
+    Args:
+        examination: of its header section.
+        fingerprint: of the whole message; None while the content has not come.
+        lists_distinct: whether a mailing-list copy is another message than the direct one.
+
+    A message without an id is identified by its content, if it has a Date: without one, two
+    reports with the same text would be one message.
+    """
+    list_id = examination.list_id if lists_distinct else b""
+    canonical = examination.message_id.canonical
+    if canonical is not None:
+        return Identity(b"id", canonical, list_id, examination.resent)
+    if fingerprint is None or examination.date is None:
+        return None
+    return Identity(b"derived", fingerprint, list_id, examination.resent)
+
+
+def decide(
+    policy: Policy, form: Form, sighting: Sighting | None, *, is_same_content: bool
+) -> Decision:
+    """Decide over one recipient's copy.
+
+    Args:
+        policy: that holds for the recipient.
+        form: of the Message-ID.
+        sighting: from the tracking list; None if the list could not be asked.
+        is_same_content: whether a `SEEN` copy had the same fingerprint; of no matter otherwise.
+
+    Returns:
+        Verdict and action. Only `Verdict.DUPLICATE` ever comes with `Action.DROPPED`.
+    """
+    if policy.mode is Mode.BYPASS:
+        return Decision(Verdict.BYPASSED, Action.RELAYED)
+    if sighting is None:
+        return Decision(Verdict.UNCHECKED, _tagged(policy))
+    match sighting.sight:
+        case Sight.NEW:
+            return Decision(Verdict.NEW, Action.RELAYED)
+        case Sight.IN_FLIGHT:
+            return Decision(Verdict.IN_FLIGHT, Action.DEFERRED)
+        case Sight.SEEN if is_same_content or _is_id_enough(policy, form):
+            return Decision(Verdict.DUPLICATE, _duplicate(policy, form))
+        case Sight.SEEN:
+            is_plain = policy.collisions is Collisions.RELAY
+            return Decision(Verdict.COLLISION, Action.RELAYED if is_plain else _tagged(policy))
+
+
+def settle(decision: Decision, *, is_accepted: bool) -> Settlement:
+    """Say what the tracking list learns once the downstream has answered.
+
+    Args:
+        decision: for the recipient.
+        is_accepted: whether the downstream answered 2xx for this recipient after the final dot.
+            Unknown counts as no: delivering twice is better than losing mail.
+
+    An unchecked message that was accepted is confirmed as well: it is true, and it clears a claim
+    whose reply was lost. A dropped duplicate is confirmed again, which counts the copy.
+    """
+    if decision.verdict is Verdict.BYPASSED:
+        return Settlement()
+    if decision.action is Action.DROPPED or is_accepted:
+        return Settlement(is_confirmed=True)
+    return Settlement(
+        is_released=decision.verdict in (Verdict.NEW, Verdict.COLLISION, Verdict.UNCHECKED)
+    )
+
+
+def summary(decisions: Sequence[Decision]) -> Decision:
+    """Return the decision over a whole message: `PARTIAL` if the verdicts of recipients differ."""
+    verdicts = {decision.verdict for decision in decisions}
+    actions = {decision.action for decision in decisions}
+    verdict = verdicts.pop() if len(verdicts) == 1 else Verdict.PARTIAL
+    return Decision(verdict, next(action for action in _LOUDEST_FIRST if action in actions))
+
+
+_LOUDEST_FIRST = (
+    Action.DEFERRED,
+    Action.REJECTED,
+    Action.RELAYED,
+    Action.TAGGED,
+    Action.OBSERVED,
+    Action.DROPPED,
+)
+
+
+def _tagged(policy: Policy) -> Action:
+    return Action.OBSERVED if policy.mode is Mode.OBSERVE else Action.TAGGED
+
+
+def _is_id_enough(policy: Policy, form: Form) -> bool:
+    """Say whether the postmaster asked for the id alone to count, and there is one."""
+    return policy.match is Match.MESSAGE_ID and form is not Form.MISSING
+
+
+def _duplicate(policy: Policy, form: Form) -> Action:
+    if policy.mode is not Mode.DROP:
+        return _tagged(policy)
+    # An id that many senders could share is not evidence enough to withhold another content, and
+    # with match = "message-id" nobody compares: at most a tag.
+    is_poor = form in (Form.WEAK, Form.MULTIPLE) and policy.match is Match.MESSAGE_ID
+    return Action.TAGGED if is_poor else Action.DROPPED
+
+
+def _resent(ids: Sequence[Field], froms: Sequence[Field], dates: Sequence[Field]) -> bytes:
+    """Identify a resending: its id, who resent it and when; new blocks stand on top.
+
+    All three count, because the topmost id may belong to an older block than the topmost name.
+    """
+    own_id = (canonical_of(ids[0].body) if ids else None) or b""
+    if not own_id and not froms:
+        return b""
+    who_and_when = (collapsed(group[0].body) if group else b"" for group in (froms, dates))
+    return b"\n".join((own_id, *who_and_when))
+
+
+def _signs_message_id(signature: bytes) -> bool:
+    """Say whether a DKIM-Signature (RFC 6376) or ARC (RFC 8617) field covers Message-ID."""
+    match = _SIGNED_NAMES.search(signature)
+    return match is not None and b"message-id" in b"".join(match[1].split()).lower().split(b":")

@@ -1,0 +1,378 @@
+"""Is this a duplicate? Examine, claim, decide, settle for one message; shared by all faces.
+
+    claim    after the header section: who of the recipients has had this id before
+    resolve  after the content: wait for copies in flight, tell collisions from duplicates
+    decide   verdict and action per recipient (pure, `core.policy`)
+    settle   after the downstream's reply: confirm what was accepted, release the rest
+
+Each step takes the value the last one returned and returns a new one. A tracking list that does not
+answer is no failure of the message: its recipients are then `unchecked`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from gateway.core.envelope import Envelope
+from gateway.core.policy import (
+    IN_FLIGHT,
+    NEW,
+    Action,
+    Decision,
+    Examination,
+    Sight,
+    Sighting,
+    Verdict,
+    decide,
+    identity_of,
+    settle,
+)
+from gateway.core.rule import Match, Mode, Policy, Rule, policies
+from gateway.core.unique_id import Identity, Sealer, UniqueId
+from gateway.errors import TrackingListError
+from gateway.ports import Record, TrackingList
+
+_TOKEN_OCTETS = 8
+_FIRST_POLL_S = 0.01
+_SLOWEST_POLL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ScreeningSettings:
+    """What the postmaster chose.
+
+    Attributes:
+        default: policy where no rule matches.
+        rules: the first that matches wins.
+        lists_distinct: whether a mailing-list copy is another message than the direct one.
+        lease_s: of a claim.
+        in_flight_wait_s: how long a copy waits for another one's outcome.
+        defers_unchecked: tempfail instead of delivering when the list is unavailable.
+    """
+
+    default: Policy = Policy()
+    rules: tuple[Rule, ...] = ()
+    lists_distinct: bool = True
+    lease_s: float = 1200.0
+    in_flight_wait_s: float = 10.0
+    defers_unchecked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One recipient's copy on its way through the steps.
+
+    Attributes:
+        forward_path: recipient.
+        policy: that holds for it.
+        key: what is claimed, and will be confirmed or released; None if nothing is tracked.
+        sighting: from the list; None if it could not be asked.
+        is_same_content: whether a `SEEN` copy had this content.
+    """
+
+    forward_path: bytes
+    policy: Policy
+    key: UniqueId | None
+    sighting: Sighting | None
+    is_same_content: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """A message between two steps.
+
+    Attributes:
+        examination: of its header section.
+        identity: None if nothing identifies it.
+        token: of its claims.
+        claimed_at_s: Unix time of the first claim.
+        candidates: one per forward-path, in order.
+    """
+
+    examination: Examination
+    identity: Identity | None
+    token: bytes
+    claimed_at_s: float
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def needs_content(self) -> bool:
+        """Say whether no decision is possible before the whole content is known."""
+        return any(
+            c.sighting is not None and c.sighting.sight is not Sight.NEW for c in self.candidates
+        )
+
+
+class Screening:
+    """Screens messages against one tracking list."""
+
+    def __init__(
+        self,
+        tracking_list: TrackingList,
+        sealer: Sealer,
+        settings: ScreeningSettings,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Screen by these settings.
+
+        Args:
+            tracking_list: with time-outs of its own.
+            sealer: makes its digests.
+            settings: the postmaster's.
+            now: Unix time.
+        """
+        self._list = tracking_list
+        self._sealer = sealer
+        self._settings = settings
+        self._now = now
+
+    async def claim(
+        self, examination: Examination, envelope: Envelope, fingerprint: bytes | None = None
+    ) -> Screened:
+        """Ask who has had this message, and claim it for those who have not.
+
+        Args:
+            examination: of the header section.
+            envelope: accepted recipients.
+            fingerprint: of the content, needed only if the identity derives from it.
+        """
+        settings = self._settings
+        identity = identity_of(examination, fingerprint, lists_distinct=settings.lists_distinct)
+        chosen = policies(settings.default, settings.rules, envelope)
+        candidates = tuple(
+            Candidate(path, policy, None, NEW)
+            for path, policy in zip(envelope.forward_paths, chosen, strict=True)
+        )
+        screened = Screened(
+            examination, identity, secrets.token_bytes(_TOKEN_OCTETS), self._now(), candidates
+        )
+        if identity is None:
+            return screened
+        keys = self._sealer.unique_ids(identity, envelope.forward_paths)
+        tracked = tuple(
+            candidate if candidate.policy.mode is Mode.BYPASS else replace(candidate, key=key)
+            for candidate, key in zip(candidates, keys, strict=True)
+        )
+        return await self._claimed(replace(screened, candidates=tracked))
+
+    def unchecked(self, examination: Examination, envelope: Envelope) -> Screened:
+        """Screen a message whose header section is beyond examination: nobody's copy is checked."""
+        chosen = policies(self._settings.default, self._settings.rules, envelope)
+        return Screened(
+            examination,
+            None,
+            b"",
+            self._now(),
+            tuple(
+                Candidate(path, policy, None, None)
+                for path, policy in zip(envelope.forward_paths, chosen, strict=True)
+            ),
+        )
+
+    async def resolve(self, screened: Screened, fingerprint: bytes) -> Screened:
+        """Tell what can be told once the content is known.
+
+        Waits a bounded time for copies in flight; then gives each other content under a known id a
+        claim of its own, so that *its* copies are told from each other, too.
+        """
+        give_up_at = time.monotonic() + self._settings.in_flight_wait_s
+        first = await self._landed(screened, give_up_at)
+        compared = replace(
+            first, candidates=tuple(self._compared(c, fingerprint) for c in first.candidates)
+        )
+        return await self._collisions_claimed(compared, fingerprint, give_up_at)
+
+    def decide(self, screened: Screened) -> tuple[Decision, ...]:
+        """Decide over each recipient's copy; one that must be deferred defers them all."""
+        decisions = tuple(
+            decide(
+                candidate.policy,
+                screened.examination.message_id.form,
+                candidate.sighting,
+                is_same_content=candidate.is_same_content,
+            )
+            for candidate in screened.candidates
+        )
+        if any(self._defers(c, d) for c, d in zip(screened.candidates, decisions, strict=True)):
+            return tuple(Decision(decision.verdict, Action.DEFERRED) for decision in decisions)
+        return decisions
+
+    async def renew(self, screened: Screened) -> None:
+        """Hold the claims for another lease, while content still flows."""
+        keys = [c.key for c in screened.candidates if _is_held(c) and c.key is not None]
+        if keys:
+            try:
+                await self._list.claim(keys, screened.token, self._settings.lease_s)
+            except TrackingListError:
+                pass  # the list counts its failures; at worst the lease ends: a duplicate, no loss
+
+    async def settle(
+        self,
+        screened: Screened,
+        decisions: Sequence[Decision],
+        accepted: Sequence[bool],
+        fingerprint: bytes | None,
+    ) -> None:
+        """Tell the list the outcome.
+
+        Args:
+            screened: the message.
+            decisions: per candidate.
+            accepted: per candidate, whether the downstream took the copy.
+            fingerprint: of the whole content; None if it never came to an end.
+        """
+        records, keys = [], []
+        for candidate, decision, is_accepted in zip(
+            screened.candidates, decisions, accepted, strict=True
+        ):
+            if candidate.key is None:
+                continue
+            settlement = settle(decision, is_accepted=is_accepted)
+            if settlement.is_confirmed and fingerprint is not None:
+                records.append(self._record(candidate, candidate.key, screened, fingerprint))
+            elif settlement.is_released:
+                keys.append(candidate.key)
+        try:
+            if records:
+                await self._list.confirm(records)
+            if keys:
+                await self._list.release(keys, screened.token)
+        except TrackingListError:
+            pass  # counted by the list; the client's reply stands, the claim ends with its lease
+
+    async def _claimed(self, screened: Screened) -> Screened:
+        """Claim the keys of all candidates that wait for a sighting."""
+        keys = list(dict.fromkeys(c.key for c in screened.candidates if c.key is not None))
+        sightings = await self._ask(keys, screened.token)
+        return replace(
+            screened,
+            candidates=tuple(
+                c if c.key is None else replace(c, sighting=sightings.get(c.key))
+                for c in screened.candidates
+            ),
+        )
+
+    async def _landed(self, screened: Screened, give_up_at: float) -> Screened:
+        """Wait until no copy is in flight any more, or for as long as is allowed."""
+        waiting = [
+            c.key for c in screened.candidates if c.key is not None and c.sighting == IN_FLIGHT
+        ]
+        found = await self._ask_until_landed(waiting, screened.token, give_up_at)
+        return replace(
+            screened,
+            candidates=tuple(
+                replace(c, sighting=found[c.key]) if c.key is not None and c.key in found else c
+                for c in screened.candidates
+            ),
+        )
+
+    async def _ask_until_landed(
+        self, keys: Sequence[UniqueId], token: bytes, give_up_at: float
+    ) -> dict[UniqueId, Sighting | None]:
+        """Claim keys again and again until none is in flight; the last answer for each."""
+        answers: dict[UniqueId, Sighting | None] = {}
+        waiting = list(keys)
+        pause_s = _FIRST_POLL_S
+        while waiting:
+            found = await self._ask(waiting, token)
+            answers.update((key, found.get(key)) for key in waiting)
+            waiting = [key for key in waiting if answers[key] == IN_FLIGHT]
+            remaining_s = give_up_at - time.monotonic()
+            if remaining_s <= 0:
+                break
+            if waiting:
+                # Two transactions that wait for each other's recipients must not poll in step.
+                await asyncio.sleep(min(pause_s * random.uniform(0.5, 1.0), remaining_s))  # noqa: S311
+                pause_s = min(pause_s * 2, _SLOWEST_POLL_S)
+        return answers
+
+    async def _ask(
+        self, keys: Sequence[UniqueId], token: bytes
+    ) -> dict[UniqueId, Sighting]:
+        """Claim keys; an empty answer if the list is unavailable."""
+        if not keys:
+            return {}
+        try:
+            sightings = await self._list.claim(keys, token, self._settings.lease_s)
+        except TrackingListError:
+            return {}
+        return dict(zip(keys, sightings, strict=True))
+
+    def _compared(self, candidate: Candidate, fingerprint: bytes) -> Candidate:
+        """Compare the content with that of a copy seen before."""
+        if candidate.key is None or candidate.sighting is None:
+            return candidate
+        sealed = self._sealer.fingerprint(candidate.key, fingerprint)
+        is_same = candidate.sighting.sight is Sight.SEEN and candidate.sighting.fingerprint == sealed
+        return replace(candidate, is_same_content=is_same)
+
+    async def _collisions_claimed(
+        self, screened: Screened, fingerprint: bytes, give_up_at: float
+    ) -> Screened:
+        """Claim each collision under its own key; it may be a copy of an earlier collision."""
+        moved = {
+            c.key: self._sealer.collision_id(c.key, fingerprint)
+            for c in screened.candidates
+            if c.key is not None and _is_collision(c)
+        }
+        found = await self._ask_until_landed(list(moved.values()), screened.token, give_up_at)
+        return replace(
+            screened,
+            candidates=tuple(
+                _collided(c, moved[c.key], found[moved[c.key]])
+                if c.key is not None and c.key in moved
+                else c
+                for c in screened.candidates
+            ),
+        )
+
+    def _defers(self, candidate: Candidate, decision: Decision) -> bool:
+        """Say whether one candidate's state asks for a retry of the whole transaction."""
+        is_list_down = decision.verdict is Verdict.UNCHECKED and candidate.key is not None
+        return decision.action is Action.DEFERRED or (
+            is_list_down and self._settings.defers_unchecked
+        )
+
+    def _record(
+        self, candidate: Candidate, key: UniqueId, screened: Screened, fingerprint: bytes
+    ) -> Record:
+        """Return what the list shall remember of an accepted, or once more seen, copy."""
+        earlier = candidate.sighting
+        window_s = candidate.policy.window_s
+        if earlier is not None and earlier.sight is Sight.SEEN and not _is_collision(candidate):
+            return Record(
+                key, earlier.first_seen_s, earlier.fingerprint, earlier.copies + 1, window_s
+            )
+        sealed = self._sealer.fingerprint(key, fingerprint)
+        return Record(key, int(screened.claimed_at_s), sealed, 1, window_s)
+
+
+def _is_held(candidate: Candidate) -> bool:
+    """Say whether a claim is ours: of a new message, or of a collision's own key."""
+    return candidate.sighting == NEW or _is_collision(candidate)
+
+
+def _is_collision(candidate: Candidate) -> bool:
+    return (
+        candidate.sighting is not None
+        and candidate.sighting.sight is Sight.SEEN
+        and not candidate.is_same_content
+        and candidate.policy.match is Match.CONTENT
+    )
+
+
+def _collided(candidate: Candidate, key: UniqueId, found: Sighting | None) -> Candidate:
+    """Return a collision after its own key was claimed.
+
+    A claim that is ours leaves the first copy's sighting in place, for the tag; anything else
+    speaks for this very content.
+    """
+    if found == NEW:
+        return replace(candidate, key=key)
+    is_seen = found is not None and found.sight is Sight.SEEN
+    return replace(candidate, key=key, sighting=found, is_same_content=is_seen)
