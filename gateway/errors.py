@@ -7,6 +7,7 @@
         UnreachableError     no server of the list could be reached: nothing was sent
         IdentityError        the client's identity could not be handed on: fail closed
         LostError            the connection broke or went silent in a transaction
+      SpoolError             a suspect message cannot be held back here: the disk is full
       ClientError            the client ended or broke its side of the session
         ClientGoneError      it disconnected
         ClientSilentError    it let a time-out pass
@@ -60,6 +61,10 @@ class LostError(DownstreamError):
 
     Whether a message was accepted is unknown if the final dot had been sent.
     """
+
+
+class SpoolError(GatewayError):
+    """The temporary file of a suspect message cannot be written or read."""
 
 
 class ClientError(GatewayError):

@@ -6,7 +6,6 @@ unstuffed. Fails with the `ClientError` of the content's source.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +13,13 @@ from gateway.core.content import Unstuffer, unstuffed
 from gateway.core.fingerprint import Fingerprinter
 from gateway.core.header import header_length
 from gateway.core.policy import Examination
+
+
+class Blocks(Protocol):
+    """Octets in wire form, in order."""
+
+    async def read(self) -> bytes:
+        """Return the next octets, ``b""`` at the end."""
 
 
 class Content(Protocol):
@@ -35,7 +41,11 @@ class Content(Protocol):
         """
 
     async def discard(self) -> None:
-        """Read to the end and forget, whatever the content is."""
+        """Read to the end and forget, whatever the content is.
+
+        Raises:
+            ClientError: the client is gone or silent, or does not come to an end.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +69,40 @@ async def read_head(content: Content, limit_octets: int) -> Head:
     Raises:
         ClientError: as `Content.read`.
     """
-    received = bytearray()
+    received = await content.read()
+    length = header_length(received)
+    if length is None:
+        return await _read_long_head(content, bytearray(received), limit_octets)
+    return _head(received, length, limit_octets)
+
+
+async def _read_long_head(content: Content, received: bytearray, limit_octets: int) -> Head:
+    """Go on reading where the first octets did not hold the whole section."""
     searched = 0
+    block = bytes(received)
     while True:
-        block = await content.read()
-        received += block
         length = header_length(received, searched)
         if length is None and not block:
             length = len(received)
         if length is not None:
-            is_complete = length <= limit_octets
-            return Head(unstuffed(bytes(received[:length])), bytes(received[length:]), is_complete)
+            return _head(bytes(received), length, limit_octets)
         if len(received) > limit_octets:
             # What was read ends in a whole line, so that a field of ours is not cut in two.
             cut = received.rfind(b"\n") + 1 or len(received)
             return Head(unstuffed(bytes(received[:cut])), bytes(received[cut:]), is_complete=False)
         searched = len(received)
+        block = await content.read()
+        received += block
+
+
+def _head(received: bytes, length: int, limit_octets: int) -> Head:
+    return Head(unstuffed(received[:length]), received[length:], length <= limit_octets)
 
 
 class Body:
-    """What follows the header section; to be read to its end once."""
+    """What follows the header section; `Blocks` to be read to their end once."""
+
+    __slots__ = ("_content", "_fingerprinter", "_rest", "_unstuffer")
 
     def __init__(self, content: Content, head: Head, examination: Examination) -> None:
         """Go on behind the head."""
@@ -88,13 +112,17 @@ class Body:
         self._fingerprinter = Fingerprinter(examination.identifying)
         self._fingerprinter.update(examination.stray)
 
-    async def blocks(self) -> AsyncIterator[bytes]:
-        """Yield the octets in wire form, as they come."""
-        block = self._rest or await self._content.read()
-        while block:
+    async def read(self) -> bytes:
+        """Return the next octets (`Blocks`).
+
+        Raises:
+            ClientError: as `Content.read`.
+        """
+        block, self._rest = self._rest, b""
+        block = block or await self._content.read()
+        if block:
             self._fingerprinter.update(self._unstuffer.feed(block))
-            yield block
-            block = await self._content.read()
+        return block
 
     def fingerprint(self) -> bytes:
         """Return the fingerprint of header and body; right only after the last block."""

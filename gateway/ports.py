@@ -1,4 +1,4 @@
-"""What the upper floors ask of the world: three interfaces, each of at most four methods.
+"""What the upper floors ask of the world: interfaces of at most four methods each.
 
 Implementations live in ``edge/`` and are wired by ``service`` only. They turn the failures of their
 libraries into the exceptions named here.
@@ -6,13 +6,14 @@ libraries into the exceptions named here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.core.policy import Action, Decision, Sighting
-from gateway.core.message_id import Form
+from gateway.core.handover import Client
+from gateway.core.policy import Sighting
 from gateway.core.reply import Reply
+from gateway.core.report import Entry, Report
 from gateway.core.unique_id import UniqueId
 
 
@@ -26,6 +27,8 @@ class Record:
         fingerprint: sealed digest of the content.
         copies: sightings so far.
         window_s: from the first sighting; the record is gone after it.
+        note: the downstream's queue id for the first copy; a list may cut it off after 22 octets.
+        provisional_at_s: as in `Sighting`; 0 if a copy was accepted.
     """
 
     unique_id: UniqueId
@@ -33,13 +36,16 @@ class Record:
     fingerprint: bytes
     copies: int
     window_s: float
+    note: bytes = b""
+    provisional_at_s: int = 0
 
 
 class TrackingList(Protocol):
     """Remembers what was accepted downstream, and who is delivering what right now (RFC 7352).
 
-    Every method raises `TrackingListError` if the list does not answer; the outcome of the call is
-    unknown then. No call can make a message a duplicate of itself, however often it is repeated.
+    Every method but `close` raises `TrackingListError` if the list does not answer in time; the
+    outcome of the call is unknown then. No call can make a message a duplicate of itself, however
+    often it is repeated.
     """
 
     async def claim(
@@ -55,17 +61,58 @@ class TrackingList(Protocol):
 
         Returns:
             One sighting per id, in order. `NEW`: claimed by this call, or by this token before. A
-            claim ends with its lease, or when the worker that made it has died.
+            claim ends with its lease, or when the worker that made it has been dead for 30 s.
         """
 
-    async def confirm(self, records: Sequence[Record]) -> None:
-        """Remember what the downstream accepted, in place of any claim or older record."""
+    async def confirm(self, records: Sequence[Record], entries: Sequence[Entry] = ()) -> None:
+        """Remember what the downstream accepted, in place of any claim or older record.
 
-    async def release(self, unique_ids: Sequence[UniqueId], token: bytes) -> None:
-        """Give up the claims this token holds; others and records stay."""
+        Args:
+            records: at least one; they share their `UniqueId.message`.
+            entries: for the journal, in the same round trip.
+        """
+
+    async def release(
+        self, unique_ids: Sequence[UniqueId], token: bytes, entries: Sequence[Entry] = ()
+    ) -> None:
+        """Give up the claims this token holds; others and records stay.
+
+        Args:
+            unique_ids: they share their `UniqueId.message`; none if only entries are to be kept.
+            token: as in `claim`.
+            entries: for the journal, in the same round trip.
+        """
 
     async def close(self) -> None:
-        """Let go of all resources. Claims still held die with their worker."""
+        """Let go of all resources, claims still held among them; never raises."""
+
+
+class History(Protocol):
+    """What the tracking list and its journal know of the past, for `trace`, `forget` and the console.
+
+    Every method raises `TrackingListError` if the list does not answer. These calls may take
+    seconds; none is made on the way of a message.
+    """
+
+    async def trail(self, identity: bytes, limit: int) -> Sequence[Entry]:
+        """Return the newest journal entries of one canonical id, oldest first."""
+
+    async def latest(self, limit: int) -> Sequence[Entry]:
+        """Return the newest journal entries of all, newest first."""
+
+    async def known(self, message: bytes) -> Sequence[tuple[UniqueId, Sighting]]:
+        """Return all that is tracked under one `UniqueId.message`: records and claims."""
+
+    async def forget(self, message: bytes, recipient: bytes | None) -> int:
+        """Remove records and claims, so that the next copy passes as new; the journal stays.
+
+        Args:
+            message: `UniqueId.message`.
+            recipient: `UniqueId.recipient`, or None for all.
+
+        Returns:
+            How many were removed.
+        """
 
 
 class Downstream(Protocol):
@@ -95,55 +142,36 @@ class Downstream(Protocol):
         """End the session: with QUIT, or at once, so that content without a dot is void."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a message for one recipient."""
+OpenDownstream = Callable[[Client], Awaitable[Downstream]]
+"""Opens a session in the name of a client; raises `UnreachableError` or `IdentityError`."""
 
-    forward_path: bytes
-    decision: Decision
-    first_seen_s: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All that is known of one message, for the log line and the counters.
-
-    Attributes:
-        client: address, HELO name and port as they shall appear in a log.
-        reverse_path: ``b""`` for the null reverse-path.
-        outcomes: one per recipient.
-        canonical: canonical or derived identity as text in latin-1, ``""`` if none.
-        form: of the Message-ID.
-        is_id_added: whether a Message-ID was prepended.
-        size_octets: content as received, in wire form.
-        reply: what the client is told.
-        downstream_reply: what the downstream said last about it, or None.
-        at_s: Unix time of the end of the message.
-        duration_s: from the 354 to the reply.
-        overhead_s: the part of it that was ours: without waiting for client or downstream.
-    """
-
-    client: str
-    helo: str
-    reverse_path: bytes
-    outcomes: tuple[Outcome, ...]
-    summary: Decision
-    canonical: str
-    form: Form | None
-    is_id_added: bool
-    size_octets: int
-    reply: Reply
-    downstream_reply: Reply | None
-    at_s: float
-    duration_s: float
-    overhead_s: float
+Observe = Callable[[str, str, float], None]
+"""Told by an adapter what an operation came to: its label, the result's label, seconds."""
 
 
 class Journal(Protocol):
-    """Where decisions are explained: the log, the counters."""
+    """Where decisions are explained: the log and the counters. No method waits or raises."""
 
     def record(self, report: Report) -> None:
-        """Take in one finished message; never raises."""
+        """Take in one finished transaction."""
+
+    def complain(self, event: str, reason: str) -> None:
+        """Log that something in the world is wrong, with what a postmaster can do about it.
+
+        Args:
+            event: past participle or noun such as ``"downstream_lost"``; the same for the same fault.
+            reason: free text.
+        """
 
 
-__all__ = ["Action", "Downstream", "Journal", "Outcome", "Record", "Report", "TrackingList"]
+class Meter(Protocol):
+    """What faces count besides messages. No method waits or raises."""
+
+    def session_began(self) -> None:
+        """Count a client's connection in."""
+
+    def session_ended(self, *, is_tls: bool, result: str) -> None:
+        """Count it out; ``result`` is ``ok lost timeout refused`` or ``error``."""
+
+    def protocol_error(self, kind: str) -> None:
+        """Count what a client must not do; ``kind`` as in ``mailonce_protocol_errors_total``."""

@@ -1,21 +1,22 @@
 """Where a suspect message waits until its content is known: memory first, then an unnamed file.
 
 This is no queue: the client has not been answered yet, and if we die the file is gone and the client
-tries again. What is kept is wire form, dots stuffed.
+tries again. What is kept is wire form, dots stuffed. A full disk fails with `SpoolError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from tempfile import SpooledTemporaryFile
 from types import TracebackType
+
+from gateway.errors import SpoolError
 
 _MEMORY_OCTETS = 256 * 1024
 _BLOCK_OCTETS = 64 * 1024
 
 
 class Spool:
-    """Content held back; a context manager that lets go of it."""
+    """Content held back; a context manager that lets go of it, and `Blocks` of what it holds."""
 
     def __init__(self) -> None:
         """Hold nothing yet."""
@@ -35,11 +36,27 @@ class Spool:
         self._file.close()
 
     def write(self, octets: bytes) -> None:
-        """Append octets."""
-        self._file.write(octets)
+        """Append octets.
 
-    def blocks(self) -> Iterator[bytes]:
-        """Yield all of it from the start, in blocks; as often as wanted."""
+        Raises:
+            SpoolError: there is no room.
+        """
+        try:
+            self._file.write(octets)
+        except OSError as error:
+            raise SpoolError(f"temporary file: {error}") from error
+
+    def rewind(self) -> None:
+        """Begin reading from the start."""
         self._file.seek(0)
-        while block := self._file.read(_BLOCK_OCTETS):
-            yield block
+
+    async def read(self) -> bytes:
+        """Return the next octets, ``b""`` at the end (`Blocks`).
+
+        Raises:
+            SpoolError: they cannot be read back.
+        """
+        try:
+            return self._file.read(_BLOCK_OCTETS)
+        except OSError as error:
+            raise SpoolError(f"temporary file: {error}") from error

@@ -81,12 +81,17 @@ class Sighting:
         first_seen_s: Unix time of the first copy, if `SEEN`.
         fingerprint: sealed fingerprint of its content, if `SEEN`.
         copies: how many were sighted so far, if `SEEN`.
+        note: the downstream's queue id for the first copy, if `SEEN` and known.
+        provisional_at_s: Unix time of the latest copy, if no copy is known to be accepted: all that
+            came passed a milter, which never learns the outcome. 0 if one was accepted.
     """
 
     sight: Sight
     first_seen_s: int = 0
     fingerprint: bytes = b""
     copies: int = 0
+    note: bytes = b""
+    provisional_at_s: int = 0
 
 
 NEW = Sighting(Sight.NEW)
@@ -193,7 +198,12 @@ def identity_of(
 
 
 def decide(
-    policy: Policy, form: Form, sighting: Sighting | None, *, is_same_content: bool
+    policy: Policy,
+    form: Form,
+    sighting: Sighting | None,
+    *,
+    is_same_content: bool,
+    is_young: bool = True,
 ) -> Decision:
     """Decide over one recipient's copy.
 
@@ -202,6 +212,8 @@ def decide(
         form: of the Message-ID.
         sighting: from the tracking list; None if the list could not be asked.
         is_same_content: whether a `SEEN` copy had the same fingerprint; of no matter otherwise.
+        is_young: whether a provisional sighting may still turn out not to have been accepted; of no
+            matter for others.
 
     Returns:
         Verdict and action. Only `Verdict.DUPLICATE` ever comes with `Action.DROPPED`.
@@ -216,7 +228,8 @@ def decide(
         case Sight.IN_FLIGHT:
             return Decision(Verdict.IN_FLIGHT, Action.DEFERRED)
         case Sight.SEEN if is_same_content or _is_id_enough(policy, form):
-            return Decision(Verdict.DUPLICATE, _duplicate(policy, form))
+            is_doubtful = sighting.provisional_at_s > 0 and is_young
+            return Decision(Verdict.DUPLICATE, _duplicate(policy, form, is_doubtful=is_doubtful))
         case Sight.SEEN:
             is_plain = policy.collisions is Collisions.RELAY
             return Decision(Verdict.COLLISION, Action.RELAYED if is_plain else _tagged(policy))
@@ -269,13 +282,13 @@ def _is_id_enough(policy: Policy, form: Form) -> bool:
     return policy.match is Match.MESSAGE_ID and form is not Form.MISSING
 
 
-def _duplicate(policy: Policy, form: Form) -> Action:
+def _duplicate(policy: Policy, form: Form, *, is_doubtful: bool) -> Action:
     if policy.mode is not Mode.DROP:
         return _tagged(policy)
     # An id that many senders could share is not evidence enough to withhold another content, and
     # with match = "message-id" nobody compares: at most a tag.
     is_poor = form in (Form.WEAK, Form.MULTIPLE) and policy.match is Match.MESSAGE_ID
-    return Action.TAGGED if is_poor else Action.DROPPED
+    return Action.TAGGED if is_poor or is_doubtful else Action.DROPPED
 
 
 def _resent(ids: Sequence[Field], froms: Sequence[Field], dates: Sequence[Field]) -> bytes:

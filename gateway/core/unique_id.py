@@ -1,18 +1,21 @@
 """What a tracking list remembers: digests only (RFC 7352 section 6), keyed with a secret.
 
-A unique id stands for (message identity, forward-path); with another recipient, another list or a
-deliberate resending it is another one. Each part is length-prefixed, so that no two combinations
-make the same octets.
+A unique id stands for (message identity, forward-path); of another list, of a deliberate resending or
+with another content it is another variant. Message and recipient are digests of their own, so that
+everything known of one Message-ID, or of it for one recipient, can be found and forgotten. Each part
+is length-prefixed, so that no two combinations make the same octets.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from gateway.core.envelope import normalized
 
-_DIGEST_OCTETS = 12
+MESSAGE_OCTETS = 12
+RECIPIENT_OCTETS = 8
 _MAX_KEY_OCTETS = 64
 
 
@@ -21,12 +24,15 @@ class UniqueId:
     """Key of one tracked (message, recipient).
 
     Attributes:
-        message: digest that all recipients of a message share; twelve octets.
-        recipient: digest of this recipient; twelve octets.
+        message: digest that all recipients and variants of a message share; twelve octets.
+        recipient: digest of this recipient; eight octets.
+        variant: ``b""`` for the plain message, else eight octets: a mailing-list copy, a resending,
+            or another content under the same id.
     """
 
     message: bytes
     recipient: bytes
+    variant: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,31 +62,41 @@ class Sealer:
         too_long = len(secret) > _MAX_KEY_OCTETS
         self._key = hashlib.blake2b(secret).digest() if too_long else secret
 
+    def message(self, identity: Identity) -> bytes:
+        """Return the digest of a message, whatever its variant."""
+        return self._digest(MESSAGE_OCTETS, b"message", identity.kind, identity.value)
+
+    def recipient(self, message: bytes, forward_path: bytes) -> bytes:
+        """Return the digest of a recipient of that message."""
+        return self._digest(RECIPIENT_OCTETS, b"recipient", message, normalized(forward_path))
+
     def unique_ids(
-        self, identity: Identity, forward_paths: tuple[bytes, ...]
+        self, identity: Identity, forward_paths: Sequence[bytes]
     ) -> tuple[UniqueId, ...]:
         """Return one unique id per forward-path, in order."""
-        message = self._digest(
-            b"message", identity.kind, identity.value, identity.list_id, identity.resent
-        )
+        message = self.message(identity)
+        variant = b""
+        if identity.list_id or identity.resent:
+            variant = self._digest(
+                RECIPIENT_OCTETS, b"variant", message, identity.list_id, identity.resent
+            )
         return tuple(
-            UniqueId(message, self._digest(b"recipient", message, normalized(path)))
-            for path in forward_paths
+            UniqueId(message, self.recipient(message, path), variant) for path in forward_paths
         )
 
     def fingerprint(self, unique_id: UniqueId, fingerprint: bytes) -> bytes:
         """Return a content fingerprint as the list keeps it: bound to the secret and the id."""
-        return self._digest(b"content", unique_id.message, unique_id.recipient, fingerprint)
+        return self._digest(
+            MESSAGE_OCTETS, b"content", unique_id.message, unique_id.recipient, fingerprint
+        )
 
     def collision_id(self, unique_id: UniqueId, fingerprint: bytes) -> UniqueId:
         """Return the key under which another content of the same unique id is tracked."""
-        return UniqueId(
-            unique_id.message,
-            self._digest(b"collision", unique_id.recipient, fingerprint),
-        )
+        variant = self._digest(RECIPIENT_OCTETS, b"collision", unique_id.variant, fingerprint)
+        return replace(unique_id, variant=variant)
 
-    def _digest(self, purpose: bytes, *parts: bytes) -> bytes:
-        digest = hashlib.blake2b(digest_size=_DIGEST_OCTETS, key=self._key, person=purpose)
+    def _digest(self, octets: int, purpose: bytes, *parts: bytes) -> bytes:
+        digest = hashlib.blake2b(digest_size=octets, key=self._key, person=purpose)
         for part in parts:
             digest.update(b"%d:%b" % (len(part), part))
         return digest.digest()
