@@ -53,6 +53,7 @@ class ScreeningSettings:
         lease_s: of a claim.
         in_flight_wait_s: how long a copy waits for another one's outcome.
         defers_unchecked: tempfail instead of delivering when the list is unavailable.
+        provisional_s: how long a sighting of unknown outcome may cost nobody a copy.
     """
 
     default: Policy = Policy()
@@ -61,6 +62,7 @@ class ScreeningSettings:
     lease_s: float = 1200.0
     in_flight_wait_s: float = 10.0
     defers_unchecked: bool = False
+    provisional_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +191,15 @@ class Screening:
 
     def decide(self, screened: Screened) -> tuple[Decision, ...]:
         """Decide over each recipient's copy; one that must be deferred defers them all."""
+        young_since_s = self._now() - self._settings.provisional_s
         decisions = tuple(
             decide(
                 candidate.policy,
                 screened.examination.message_id.form,
                 candidate.sighting,
                 is_same_content=candidate.is_same_content,
+                is_young=candidate.sighting is not None
+                and candidate.sighting.provisional_at_s > young_since_s,
             )
             for candidate in screened.candidates
         )
@@ -217,6 +222,8 @@ class Screening:
         decisions: Sequence[Decision],
         accepted: Sequence[bool],
         fingerprint: bytes | None,
+        *,
+        is_outcome_known: bool = True,
     ) -> None:
         """Tell the list the outcome.
 
@@ -225,6 +232,7 @@ class Screening:
             decisions: per candidate.
             accepted: per candidate, whether the downstream took the copy.
             fingerprint: of the whole content; None if it never came to an end.
+            is_outcome_known: False if ``accepted`` is a hope: the sightings are provisional then.
         """
         records, keys = [], []
         for candidate, decision, is_accepted in zip(
@@ -234,7 +242,12 @@ class Screening:
                 continue
             settlement = settle(decision, is_accepted=is_accepted)
             if settlement.is_confirmed and fingerprint is not None:
-                records.append(self._record(candidate, candidate.key, screened, fingerprint))
+                since_s = _provisional_at_s(
+                    candidate, screened, is_accepted=is_accepted, is_known=is_outcome_known
+                )
+                records.append(
+                    self._record(candidate, candidate.key, screened, fingerprint, since_s)
+                )
             elif settlement.is_released:
                 keys.append(candidate.key)
         try:
@@ -339,17 +352,54 @@ class Screening:
         )
 
     def _record(
-        self, candidate: Candidate, key: UniqueId, screened: Screened, fingerprint: bytes
+        self,
+        candidate: Candidate,
+        key: UniqueId,
+        screened: Screened,
+        fingerprint: bytes,
+        provisional_at_s: int,
     ) -> Record:
         """Return what the list shall remember of an accepted, or once more seen, copy."""
         earlier = candidate.sighting
         window_s = candidate.policy.window_s
         if earlier is not None and earlier.sight is Sight.SEEN and not _is_collision(candidate):
             return Record(
-                key, earlier.first_seen_s, earlier.fingerprint, earlier.copies + 1, window_s
+                key,
+                earlier.first_seen_s,
+                earlier.fingerprint,
+                earlier.copies + 1,
+                window_s,
+                earlier.note,
+                provisional_at_s,
             )
         sealed = self._sealer.fingerprint(key, fingerprint)
-        return Record(key, int(screened.claimed_at_s), sealed, 1, window_s)
+        return Record(
+            key,
+            int(screened.claimed_at_s),
+            sealed,
+            1,
+            window_s,
+            provisional_at_s=provisional_at_s,
+        )
+
+
+def _provisional_at_s(
+    candidate: Candidate, screened: Screened, *, is_accepted: bool, is_known: bool
+) -> int:
+    """Return since when it is in doubt that this content was ever accepted; 0 if it was.
+
+    An unknown outcome takes nothing from what an earlier copy proved. If none proved anything, a
+    copy passed on starts the doubt anew: it may be the retry of one that failed, and fail as well.
+    """
+    earlier = candidate.sighting
+    if earlier is None or earlier.sight is not Sight.SEEN or _is_collision(candidate):
+        return 0 if is_accepted and is_known else int(screened.claimed_at_s)
+    if not earlier.provisional_at_s or not is_accepted:
+        return earlier.provisional_at_s
+    if is_known:
+        # The record stays that of the first content, of which another one proves nothing.
+        return 0 if candidate.is_same_content else earlier.provisional_at_s
+    return int(screened.claimed_at_s)
 
 
 def _is_held(candidate: Candidate) -> bool:
