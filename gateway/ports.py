@@ -120,7 +120,14 @@ class Downstream(Protocol):
 
     Any failure of the connection raises `LostError`; the session is then unusable, and for a
     message whose final dot was sent the outcome is unknown.
+
+    Attributes:
+        waited_s: seconds spent waiting for the server so far.
+        is_per_recipient: whether it answers content for each recipient (LMTP, RFC 2033).
     """
+
+    waited_s: float
+    is_per_recipient: bool
 
     async def exchange(self, commands: Sequence[bytes]) -> Sequence[Reply]:
         """Send commands, each a line with CRLF, and return their replies in order."""

@@ -1,9 +1,10 @@
 """One client's transactions: the downstream's replies and the screening, in the order of time.
 
-This is the one place that knows the order of steps. `Relay.message` reads from top to bottom: header
-section, claim, then either straight through (the common case: nothing is held) or held back until the
-content can be compared; settle; report; reply. A message is never ours: the client is told what the
-downstream said, and what the downstream did not accept is released, so that a retry is welcome.
+This is the one place that knows the order of steps. `Relay.message` reads from top to bottom:
+header section, claim, then either straight through (the common case: nothing is held) or held back
+until the content can be compared; conclude; tell the client; settle. A message is never ours: the
+client is told what the downstream said, and what the downstream did not accept is released, so that
+a retry is welcome.
 
 Fails with `ClientError` if the client breaks off, after everything was undone.
 """
@@ -12,40 +13,27 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.core import answer
-from gateway.core.content import stuffed
+from gateway.core.conclusion import Conclusion, conclude
 from gateway.core.edition import Edition, EditionSettings, editions
-from gateway.core.envelope import Envelope, PathArgument, normalized
+from gateway.core.envelope import Envelope
 from gateway.core.fingerprint import DIGEST_OCTETS
 from gateway.core.handover import Client
 from gateway.core.policy import Action, Decision, Examination, Verdict, examine, summary
 from gateway.core.reply import Reply
+from gateway.core.report import Keep, Outcome, Report, entries
 from gateway.errors import ContentRefusedError, IdentityError, LostError, UnreachableError
-from gateway.inflow import Body, Content, read_head
-from gateway.ports import Downstream, Journal, OpenDownstream, Outcome, Report
+from gateway.hop import Command, Hop, Transaction, transaction_of
+from gateway.inflow import Blocks, Body, Content, Head, read_head
+from gateway.ports import Journal, OpenDownstream
 from gateway.screening import Screened, Screening
 from gateway.spool import Spool
 
-_RSET = b"RSET\r\n"
-_DATA = b"DATA\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A MAIL or RCPT command that the face found well-formed.
-
-    Attributes:
-        is_mail: MAIL, else RCPT.
-        line: as it came, with CRLF.
-        argument: what was read from it.
-    """
-
-    is_mail: bool
-    line: bytes
-    argument: PathArgument
+Tell = Callable[[Reply], None]
+"""Tells the client a reply; does not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +45,14 @@ class RelaySettings:
         header_size_octets: longest header section that is examined.
         hops: most Received fields.
         lease_s: of a claim; it is renewed while content flows.
+        keep: which decisions the journal keeps.
     """
 
     edition: EditionSettings
     header_size_octets: int
     hops: int
     lease_s: float
+    keep: Keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +66,24 @@ class Desk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Transaction:
-    """An envelope as the downstream has accepted it.
+class _Plan:
+    """What shall be done, before it is done."""
 
-    Attributes:
-        mail: the MAIL command.
-        recipients: accepted RCPT commands, each recipient once.
-        seats: for each RCPT accepted downstream the index of its recipient.
-    """
+    screened: Screened
+    decisions: tuple[Decision, ...]
+    editions: tuple[Edition, ...]
 
-    mail: Command
-    recipients: tuple[Command, ...]
-    seats: tuple[int, ...]
 
-    def envelope(self, client: Client) -> Envelope:
-        """Return sender and recipients as values."""
-        paths = tuple(recipient.argument.path for recipient in self.recipients)
-        return Envelope(self.mail.argument.path, paths, client.address)
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """One message on its way through `Relay.message`: what does not change from step to step."""
+
+    desk: Desk
+    transaction: Transaction
+    envelope: Envelope
+    content: Content
+    started_s: float
+    downstream_waited_s: float
 
 
 class Relay:
@@ -105,13 +96,12 @@ class Relay:
             current_desk: asked once per transaction.
         """
         self._current_desk = current_desk
-        self._desk = current_desk()
         self._client = Client()
-        self._downstream: Downstream | None = None
+        self._hop: Hop | None = None
         self._mail: Command | None = None
         self._accepted: list[Command] = []
-        self._is_reset_due = False
-        self._downstream_wait_s = 0.0
+        self._renew_at = 0.0
+        self._past_waited_s = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -119,140 +109,176 @@ class Relay:
         return self._mail is not None
 
     @property
-    def has_recipients(self) -> bool:
-        """Say whether the downstream has accepted a recipient."""
-        return bool(self._accepted)
+    def recipients(self) -> int:
+        """Count the recipients that the downstream has accepted."""
+        return len(self._accepted)
 
     async def introduce(self, client: Client) -> None:
         """Take note of who the client is: after HELO or EHLO, which end a transaction."""
-        if self._downstream is not None and client != self._client:
-            await self._hang_up(politely=True)
+        if self._hop is not None:
+            if client != self._client:
+                await self.close(politely=True)
+            elif self._mail is not None:
+                self._hop.leave_open()
         self._client = client
-        self._forget()
+        self._mail, self._accepted = None, []
 
     async def exchange(self, commands: Sequence[Command]) -> Sequence[Reply]:
         """Pass MAIL and RCPT commands on and return the replies to them, in order.
 
-        The downstream is connected at the first MAIL. Where it cannot be, the replies are ours.
+        The downstream is connected at the first MAIL. Where it cannot be, the replies are ours; so
+        are those to commands that make no sense here.
         """
-        if self._downstream is None:
+        if self._hop is None:
             if not commands[0].is_mail:
                 return [answer.NEED_MAIL] * len(commands)
-            self._desk = self._current_desk()
             if failure := await self._connect():
                 return [failure, *[answer.NEED_MAIL] * (len(commands) - 1)]
         replies = await self._asked([command.line for command in commands])
-        if replies is None:
-            return [answer.LOST] * len(commands)
         for command, reply in zip(commands, replies, strict=True):
-            self._note(command, reply)
+            if reply.is_accepted and command.is_mail:
+                self._mail, self._accepted = command, []
+            elif reply.is_accepted and self._mail is not None:
+                self._accepted.append(command)
         return replies
 
     async def data_without_recipients(self) -> Reply:
         """Let the downstream say what it thinks of DATA with no recipient accepted."""
-        if self._downstream is None or self._mail is None:
+        if self._hop is None:
             return answer.NEED_MAIL
-        replies = await self._asked([_DATA])
-        if replies is None:
-            return answer.LOST
-        if replies[0].status_class in (4, 5):
-            return replies[0]
-        await self._hang_up(politely=False)
-        return answer.NO_VALID_RECIPIENTS
+        try:
+            reply = await self._hop.ask_data_without_recipients()
+        except LostError:
+            self._drop_hop()
+            return answer.NO_VALID_RECIPIENTS
+        return reply
 
     async def reset(self) -> Reply:
         """End the transaction (RFC 5321 section 4.1.1.5)."""
-        replies = None
-        if self._downstream is not None and self._mail is not None:
-            self._is_reset_due = False
-            replies = await self._asked([_RSET])
-        self._forget()
-        return replies[0] if replies else answer.OK
+        is_open, self._mail, self._accepted = self.is_open, None, []
+        if self._hop is None or not is_open:
+            return answer.OK
+        try:
+            return await self._hop.reset()
+        except LostError:
+            self._drop_hop()
+            return answer.OK
 
     async def close(self, *, politely: bool) -> None:
         """End the downstream session."""
-        await self._hang_up(politely=politely)
+        hop = self._hop
+        self._drop_hop()
+        if hop is not None:
+            await hop.close(politely=politely)
 
-    async def message(self, content: Content) -> Reply:
-        """Take a message in and see it through; return what the client is to be told.
+    async def message(self, content: Content, tell: Tell) -> None:
+        """Take a message in, see it through, and tell the client what became of it.
+
+        Args:
+            content: the client has been asked for it.
+            tell: called once, unless an error is raised. The list is told afterwards, before this
+                returns: if we die in between, the cost is one duplicate.
 
         Raises:
             ClientError: the client is gone or silent, or sent what must not be passed on. Its
                 claims are released, and the downstream has not seen a final dot.
+            SpoolError: there is no room to hold the message back; undone likewise.
         """
-        desk, transaction = self._desk, self._take_transaction()
-        envelope = transaction.envelope(self._client)
-        watch = _Stopwatch(time.monotonic())
-        examination, screened = None, None
+        arrival = self._arrival(content)
+        screened, examination = None, None
         try:
-            head = await read_head(content, desk.settings.header_size_octets)
-            examination = examine(head.section)
-            if examination.hops > desk.settings.hops:
-                raise ContentRefusedError("hops")
+            head = await read_head(content, arrival.desk.settings.header_size_octets)
+            examination = _examined(head, arrival.desk.settings)
             body = Body(content, head, examination)
-            screened = await self._claimed(head, examination, envelope)
-            plan = None if screened is None else self._plan(head, screened, b"")
-            if screened is not None and plan is not None and plan.is_direct:
-                replies = await self._deliver(plan, transaction, body.blocks)
+            screened = await self._claimed(arrival, head, examination)
+            plan = self._plan(arrival, head, screened, b"") if screened is not None else None
+            if plan is not None and not plan.screened.needs_content and len(plan.editions) == 1:
+                replies = await self._deliver(arrival, plan, body)
                 await content.discard()
             else:
                 with Spool() as spool:
-                    await self._fill(spool, body, screened)
-                    screened = await self._resolved(screened, examination, envelope, body)
-                    plan = self._plan(head, screened, body.fingerprint())
-                    replies = await self._deliver(plan, transaction, spool.blocks)
+                    await self._fill(arrival, spool, body, screened)
+                    screened = await self._resolved(arrival, screened, examination, body)
+                    plan = self._plan(arrival, head, screened, body.fingerprint())
+                    replies = await self._deliver(arrival, plan, spool)
         except BaseException as error:
-            await self._undo(screened)
+            await self._undo(arrival, screened)
             if isinstance(error, ContentRefusedError):
-                self._report_refused(error, envelope, examination, content, watch)
+                self._report_refused(arrival, examination, screened, error)
             raise
-        outcome = concluded(plan.editions, plan.decisions, replies)
-        accepted = [r is not None and r.is_accepted for r in outcome.replies]
-        fingerprint = body.fingerprint() if content.is_complete else None
-        await desk.screening.settle(screened, plan.decisions, accepted, fingerprint)
-        self._report(plan, outcome, envelope, content, watch)
-        return outcome.reply
+        is_per_recipient = self._hop is not None and self._hop.is_per_recipient
+        end = conclude(plan.decisions, replies, is_per_recipient=is_per_recipient)
+        tell(end.reply)
+        fingerprint = body.fingerprint()
+        report = self._report(arrival, plan, end)
+        arrival.desk.journal.record(report)
+        await arrival.desk.screening.settle(
+            plan.screened,
+            plan.decisions,
+            end.replies,
+            fingerprint,
+            entries(report, arrival.desk.settings.keep),
+        )
+
+    def _arrival(self, content: Content) -> _Arrival:
+        """Close the envelope; the downstream's transaction stays open until it is used or reset."""
+        if self._mail is None or self._hop is None:
+            raise LostError("no transaction")
+        transaction = transaction_of(self._mail, self._accepted)
+        self._mail, self._accepted = None, []
+        return _Arrival(
+            self._current_desk(),
+            transaction,
+            transaction.envelope(self._client.address),
+            content,
+            time.monotonic(),
+            self._downstream_waited_s,
+        )
 
     async def _claimed(
-        self, head: Head, examination: Examination, envelope: Envelope
+        self, arrival: _Arrival, head: Head, examination: Examination
     ) -> Screened | None:
         """Ask the tracking list, unless only the content can tell what message this is."""
-        screening = self._desk.screening
-        self._renew_at = time.monotonic() + self._desk.settings.lease_s / 2
+        screening = arrival.desk.screening
+        self._renew_at = arrival.started_s + arrival.desk.settings.lease_s / 2
         if not head.is_complete:
-            return screening.unchecked(examination, envelope)
+            return screening.unchecked(examination, arrival.envelope)
         if examination.is_identity_derived and examination.date is not None:
             return None
-        return await screening.claim(examination, envelope)
+        return await screening.claim(examination, arrival.envelope)
+
+    async def _fill(
+        self, arrival: _Arrival, spool: Spool, body: Body, screened: Screened | None
+    ) -> None:
+        """Hold the rest of the content back."""
+        while block := await body.read():
+            spool.write(block)
+            await self._keep_claims(arrival, screened)
 
     async def _resolved(
         self,
+        arrival: _Arrival,
         screened: Screened | None,
         examination: Examination,
-        envelope: Envelope,
         body: Body,
     ) -> Screened:
         """Ask what could not be asked before the content was known."""
         fingerprint = body.fingerprint()
+        screening = arrival.desk.screening
         if screened is None:
-            screened = await self._desk.screening.claim(examination, envelope, fingerprint)
-        return await self._desk.screening.resolve(screened, fingerprint)
+            screened = await screening.claim(examination, arrival.envelope, fingerprint)
+        return await screening.resolve(screened, fingerprint)
 
-    async def _fill(self, spool: Spool, body: Body, screened: Screened | None) -> None:
-        """Hold the rest of the content back."""
-        async for block in body.blocks():
-            spool.write(block)
-            await self._keep_claims(screened)
-
-    def _plan(self, head: Head, screened: Screened, fingerprint: bytes) -> _Plan:
+    def _plan(self, arrival: _Arrival, head: Head, screened: Screened, fingerprint: bytes) -> _Plan:
         """Decide, and compose what leaves.
 
         Args:
-            head: of the message.
+            arrival: the message.
+            head: its beginning.
             screened: as far as it goes.
             fingerprint: ``b""`` while the content is not known.
         """
-        decisions = self._desk.screening.decide(screened)
+        decisions = arrival.desk.screening.decide(screened)
         has_date = screened.examination.date is not None
         outgoing = editions(
             head.section,
@@ -260,160 +286,187 @@ class Relay:
             decisions,
             [candidate.sighting for candidate in screened.candidates],
             fingerprint if has_date else secrets.token_bytes(DIGEST_OCTETS),
-            self._desk.settings.edition,
+            arrival.desk.settings.edition,
         )
         return _Plan(screened, decisions, outgoing)
 
-    async def _deliver(
-        self, plan: _Plan, transaction: _Transaction, blocks: OpenBlocks
-    ) -> dict[int, Reply]:
+    async def _deliver(self, arrival: _Arrival, plan: _Plan, blocks: Blocks) -> dict[int, Reply]:
         """Pass each edition on in a downstream transaction of its own.
 
         Returns:
-            The reply that holds for each recipient, by index.
+            The reply that holds for each recipient, by index; none for those who get nothing.
         """
         replies: dict[int, Reply] = {}
         for edition in plan.editions:
-            if self._downstream is None:
-                replies |= dict.fromkeys(edition.members, answer.LOST)
-                continue
+            if isinstance(blocks, Spool):
+                blocks.rewind()
             try:
-                replies |= await self._send(self._downstream, edition, transaction, blocks, plan)
+                replies |= await self._session().send(
+                    arrival.transaction,
+                    edition.members,
+                    edition.section,
+                    blocks,
+                    lambda: self._keep_claims(arrival, plan.screened),
+                )
             except LostError as error:
-                self._desk.journal.complain("downstream_lost", str(error))
-                self._downstream = None
+                arrival.desk.journal.complain("downstream_lost", str(error))
+                self._drop_hop()
                 replies |= dict.fromkeys(edition.members, answer.LOST)
+        if not plan.editions and self._hop is not None:
+            self._hop.leave_open()
         return replies
 
-    async def _send(
-        self,
-        downstream: Downstream,
-        edition: Edition,
-        transaction: _Transaction,
-        blocks: OpenBlocks,
-        plan: _Plan,
-    ) -> dict[int, Reply]:
-        """Pass one edition on: envelope if need be, DATA, content, dot."""
-        replies: dict[int, Reply] = {}
-        seats: Sequence[int] = transaction.seats
-        if not self._is_reset_due or len(edition.members) < len(transaction.recipients):
-            seats, replies = await self._reopened(transaction, edition.members)
-            if not seats:
-                return replies
-        (go_ahead,) = await self._timed(downstream.exchange([_DATA]))
-        if go_ahead.code != _GO_AHEAD:
-            self._is_reset_due = True
-            return replies | dict.fromkeys(seats, _refusal(go_ahead))
-        self._is_content_begun = True
-        await self._timed(downstream.write(stuffed(edition.section)))
-        async for block in blocks():
-            await self._timed(downstream.write(block))
-            await self._keep_claims(plan.screened)
-        finals = await self._timed(downstream.finish(len(seats)))
-        self._is_content_begun = self._is_reset_due = False
-        if len(finals) == 1:
-            return replies | dict.fromkeys(seats, _final(finals[0]))
-        return replies | _worst_by_seat(seats, finals)
-
-    async def _reopened(
-        self, transaction: _Transaction, members: Sequence[int]
-    ) -> tuple[Sequence[int], dict[int, Reply]]:
-        """Begin another transaction for some of the recipients.
-
-        Returns:
-            Who was accepted, and the replies to those who were not.
-        """
-        commands = [transaction.mail, *(transaction.recipients[index] for index in members)]
-        answers = await self._asked([command.line for command in commands])
-        self._is_reset_due = True
-        if not answers[0].is_accepted:
-            return (), dict.fromkeys(members, _refusal(answers[0]))
-        by_member = dict(zip(members, answers[1:], strict=True))
-        seats = [index for index, reply in by_member.items() if reply.is_accepted]
-        return seats, {i: _refusal(r) for i, r in by_member.items() if not r.is_accepted}
-
-    async def _undo(self, screened: Screened | None) -> None:
+    async def _undo(self, arrival: _Arrival, screened: Screened | None) -> None:
         """Take back everything: no dot for the downstream, no claim on the list."""
-        if self._is_content_begun:
-            await self._hang_up(politely=False)
+        if self._hop is not None:
+            if self._hop.is_content_begun:
+                await self.close(politely=False)
+            else:
+                self._hop.leave_open()
         if screened is not None:
-            nothing = [False] * len(screened.candidates)
-            decisions = self._desk.screening.decide(screened)
-            await self._desk.screening.settle(screened, decisions, nothing, None)
+            await arrival.desk.screening.release(screened)
 
-    async def _keep_claims(self, screened: Screened | None) -> None:
+    async def _keep_claims(self, arrival: _Arrival, screened: Screened | None) -> None:
         """Renew the lease of our claims when half of it is over."""
         if screened is not None and time.monotonic() > self._renew_at:
-            self._renew_at = time.monotonic() + self._desk.settings.lease_s / 2
-            await self._desk.screening.renew(screened)
+            self._renew_at = time.monotonic() + arrival.desk.settings.lease_s / 2
+            await arrival.desk.screening.renew(screened)
 
     async def _connect(self) -> Reply | None:
         """Open the downstream session; return why not, if not."""
+        desk = self._current_desk()
         try:
-            self._downstream = await self._timed(self._desk.open_downstream(self._client))
+            self._hop = Hop(await desk.open_downstream(self._client))
         except IdentityError as error:
-            self._desk.journal.complain("identity_not_handed_over", str(error))
+            desk.journal.complain("identity_not_handed_on", str(error))
             return answer.IDENTITY
         except UnreachableError as error:
-            self._desk.journal.complain("downstream_unreachable", str(error))
+            desk.journal.complain("downstream_unreachable", str(error))
             return answer.UNREACHABLE
-        self._is_reset_due = False
         return None
 
     async def _asked(self, lines: Sequence[bytes]) -> Sequence[Reply]:
-        """Exchange commands, behind an RSET if the last transaction was left open.
+        """Exchange commands; if the session breaks, the replies are ours."""
+        try:
+            return await self._session().ask(lines)
+        except LostError as error:
+            self._current_desk().journal.complain("downstream_lost", str(error))
+            self._drop_hop()
+            return [answer.LOST] * len(lines)
+
+    def _session(self) -> Hop:
+        """Return the downstream session.
 
         Raises:
-            LostError: the session is over.
+            LostError: there is none any more.
         """
-        if self._downstream is None:
+        if self._hop is None:
             raise LostError("no session")
-        is_reset, self._is_reset_due = self._is_reset_due, False
-        answers = await self._timed(
-            self._downstream.exchange([_RSET, *lines] if is_reset else lines)
-        )
-        return answers[1:] if is_reset else answers
+        return self._hop
 
-    async def _hang_up(self, *, politely: bool) -> None:
-        downstream, self._downstream = self._downstream, None
-        self._is_content_begun = self._is_reset_due = False
-        if downstream is not None:
-            await downstream.close(politely=politely)
+    @property
+    def _downstream_waited_s(self) -> float:
+        """Seconds spent waiting for the downstream, in all sessions so far."""
+        return self._past_waited_s + (0.0 if self._hop is None else self._hop.waited_s)
 
-    async def _timed(self, work: Awaitable[T]) -> T:
-        """Wait for the downstream, and keep the time it took apart from ours."""
-        started = time.monotonic()
-        try:
-            return await work
-        finally:
-            self._downstream_wait_s += time.monotonic() - started
-
-    def _note(self, command: Command, reply: Reply) -> None:
-        """Follow the downstream's view of the envelope."""
-        if not reply.is_accepted:
-            return
-        if command.is_mail:
-            self._mail, self._accepted = command, []
-        elif self._mail is not None:
-            self._accepted.append(command)
-
-    def _forget(self) -> None:
+    def _drop_hop(self) -> None:
+        """Have no session any more, and so no transaction."""
+        self._past_waited_s = self._downstream_waited_s
+        self._hop = None
         self._mail, self._accepted = None, []
 
-    def _take_transaction(self) -> _Transaction:
-        """Close the envelope; the downstream's transaction stays open until it is used or reset."""
-        if self._mail is None:
-            raise LostError("no transaction")
-        index_of: dict[bytes, int] = {}
-        recipients = []
-        for command in self._accepted:
-            if index_of.setdefault(normalized(command.argument.path), len(recipients)) == len(
-                recipients
-            ):
-                recipients.append(command)
-        seats = tuple(index_of[normalized(c.argument.path)] for c in self._accepted)
-        transaction = _Transaction(self._mail, tuple(recipients), seats)
-        self._forget()
-        self._is_reset_due = True
-        self._downstream_wait_s = 0.0
-        return transaction
+    def _report(self, arrival: _Arrival, plan: _Plan, end: Conclusion) -> Report:
+        """Put together what is known of a message that came to its end."""
+        screened = plan.screened
+        identity = screened.identity
+        return self._report_of(
+            arrival,
+            tuple(
+                [
+                    Outcome(
+                        candidate.forward_path,
+                        decision,
+                        candidate.key,
+                        candidate.sighting if decision.verdict in _RECURRING else None,
+                        reply,
+                    )
+                    for candidate, decision, reply in zip(
+                        screened.candidates, end.decisions, end.replies, strict=True
+                    )
+                ]
+            ),
+            b"" if identity is None else identity.value,
+            screened.examination,
+            end.reply,
+            is_id_added=any(edition.is_id_added for edition in plan.editions),
+        )
+
+    def _report_refused(
+        self,
+        arrival: _Arrival,
+        examination: Examination | None,
+        screened: Screened | None,
+        error: ContentRefusedError,
+    ) -> None:
+        """Report a message whose content we refused."""
+        verdicts = (
+            [decision.verdict for decision in arrival.desk.screening.decide(screened)]
+            if screened is not None
+            else [Verdict.UNCHECKED] * len(arrival.envelope.forward_paths)
+        )
+        outcomes = tuple(
+            Outcome(path, Decision(verdict, Action.REJECTED))
+            for path, verdict in zip(arrival.envelope.forward_paths, verdicts, strict=True)
+        )
+        identity = None if screened is None else screened.identity
+        report = self._report_of(
+            arrival,
+            outcomes,
+            b"" if identity is None else identity.value,
+            examination,
+            answer.REFUSED_CONTENT[error.kind],
+            is_id_added=False,
+        )
+        arrival.desk.journal.record(report)
+
+    def _report_of(
+        self,
+        arrival: _Arrival,
+        outcomes: tuple[Outcome, ...],
+        identity: bytes,
+        examination: Examination | None,
+        reply: Reply,
+        *,
+        is_id_added: bool,
+    ) -> Report:
+        duration_s = time.monotonic() - arrival.started_s
+        waited_s = self._downstream_waited_s - arrival.downstream_waited_s
+        return Report(
+            at_s=time.time(),
+            client=self._client,
+            reverse_path=arrival.envelope.reverse_path,
+            outcomes=outcomes,
+            summary=summary([outcome.decision for outcome in outcomes]),
+            identity=identity,
+            form=None if examination is None else examination.message_id.form,
+            is_id_added=is_id_added,
+            size_octets=arrival.content.octets,
+            reply=reply,
+            duration_s=duration_s,
+            overhead_s=max(0.0, duration_s - waited_s - arrival.content.waited_s),
+        )
+
+
+def _examined(head: Head, settings: RelaySettings) -> Examination:
+    """Examine a header section.
+
+    Raises:
+        ContentRefusedError: the message has been through too many servers (RFC 5321 section 6.3).
+    """
+    examination = examine(head.section)
+    if examination.hops > settings.hops:
+        raise ContentRefusedError("hops")
+    return examination
+
+
+_RECURRING = (Verdict.DUPLICATE, Verdict.COLLISION)

@@ -16,7 +16,8 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from gateway.core.envelope import Envelope
 from gateway.core.policy import (
@@ -32,6 +33,8 @@ from gateway.core.policy import (
     identity_of,
     settle,
 )
+from gateway.core.reply import Reply
+from gateway.core.report import Entry, queue_id_of
 from gateway.core.rule import Match, Mode, Policy, Rule, policies
 from gateway.core.unique_id import Identity, Sealer, UniqueId
 from gateway.errors import TrackingListError
@@ -56,7 +59,7 @@ class ScreeningSettings:
         provisional_s: how long a sighting of unknown outcome may cost nobody a copy.
     """
 
-    default: Policy = Policy()
+    default: Policy = field(default_factory=Policy)
     rules: tuple[Rule, ...] = ()
     lists_distinct: bool = True
     lease_s: float = 1200.0
@@ -211,52 +214,61 @@ class Screening:
         """Hold the claims for another lease, while content still flows."""
         keys = [c.key for c in screened.candidates if _is_held(c) and c.key is not None]
         if keys:
-            try:
+            with suppress(TrackingListError):  # at worst the lease ends: a duplicate, no loss
                 await self._list.claim(keys, screened.token, self._settings.lease_s)
-            except TrackingListError:
-                pass  # the list counts its failures; at worst the lease ends: a duplicate, no loss
 
     async def settle(
         self,
         screened: Screened,
         decisions: Sequence[Decision],
-        accepted: Sequence[bool],
-        fingerprint: bytes | None,
+        replies: Sequence[Reply | None],
+        fingerprint: bytes,
+        entries: Sequence[Entry] = (),
         *,
         is_outcome_known: bool = True,
     ) -> None:
-        """Tell the list the outcome.
+        """Tell the list the outcome; if it does not answer, claims end with their lease.
 
         Args:
             screened: the message.
-            decisions: per candidate.
-            accepted: per candidate, whether the downstream took the copy.
-            fingerprint: of the whole content; None if it never came to an end.
-            is_outcome_known: False if ``accepted`` is a hope: the sightings are provisional then.
+            decisions: per candidate, as `decide` had them.
+            replies: per candidate, the downstream's last word, None if it was not asked.
+            fingerprint: of the whole content.
+            entries: for the journal.
+            is_outcome_known: False if a reply that accepts is a hope: the sightings are provisional
+                then.
         """
         records, keys = [], []
-        for candidate, decision, is_accepted in zip(
-            screened.candidates, decisions, accepted, strict=True
-        ):
+        for candidate, decision, reply in zip(screened.candidates, decisions, replies, strict=True):
             if candidate.key is None:
                 continue
+            is_accepted = reply is not None and reply.is_accepted
             settlement = settle(decision, is_accepted=is_accepted)
-            if settlement.is_confirmed and fingerprint is not None:
+            if settlement.is_confirmed:
                 since_s = _provisional_at_s(
                     candidate, screened, is_accepted=is_accepted, is_known=is_outcome_known
                 )
-                records.append(
-                    self._record(candidate, candidate.key, screened, fingerprint, since_s)
-                )
+                record = self._record(candidate, candidate.key, screened, fingerprint, since_s)
+                records.append(record if record.note else replace(record, note=queue_id_of(reply)))
             elif settlement.is_released:
                 keys.append(candidate.key)
-        try:
+        with suppress(TrackingListError):  # it counts that itself; the client's reply stands
             if records:
-                await self._list.confirm(records)
-            if keys:
+                await self._list.confirm(records, entries)
+            if keys or (entries and not records):
+                await self._list.release(keys, screened.token, () if records else entries)
+
+    async def release(self, screened: Screened) -> None:
+        """Give up all claims of a message that did not come to its end."""
+        # Where the list did not answer, a claim may stand without our knowing.
+        keys = [
+            c.key
+            for c in screened.candidates
+            if c.key is not None and (c.sighting is None or _is_held(c))
+        ]
+        if keys:
+            with suppress(TrackingListError):  # as in `settle`
                 await self._list.release(keys, screened.token)
-        except TrackingListError:
-            pass  # counted by the list; the client's reply stands, the claim ends with its lease
 
     async def _claimed(self, screened: Screened) -> Screened:
         """Claim the keys of all candidates that wait for a sighting."""
@@ -304,9 +316,7 @@ class Screening:
                 pause_s = min(pause_s * 2, _SLOWEST_POLL_S)
         return answers
 
-    async def _ask(
-        self, keys: Sequence[UniqueId], token: bytes
-    ) -> dict[UniqueId, Sighting]:
+    async def _ask(self, keys: Sequence[UniqueId], token: bytes) -> dict[UniqueId, Sighting]:
         """Claim keys; an empty answer if the list is unavailable."""
         if not keys:
             return {}
@@ -321,7 +331,9 @@ class Screening:
         if candidate.key is None or candidate.sighting is None:
             return candidate
         sealed = self._sealer.fingerprint(candidate.key, fingerprint)
-        is_same = candidate.sighting.sight is Sight.SEEN and candidate.sighting.fingerprint == sealed
+        is_same = (
+            candidate.sighting.sight is Sight.SEEN and candidate.sighting.fingerprint == sealed
+        )
         return replace(candidate, is_same_content=is_same)
 
     async def _collisions_claimed(

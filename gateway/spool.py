@@ -1,6 +1,6 @@
 """Where a suspect message waits until its content is known: memory first, then an unnamed file.
 
-This is no queue: the client has not been answered yet, and if we die the file is gone and the client
+This is no queue: the client has not been answered yet; if we die the file is gone and the client
 tries again. What is kept is wire form, dots stuffed. A full disk fails with `SpoolError`.
 """
 

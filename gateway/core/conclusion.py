@@ -1,0 +1,92 @@
+"""What a transaction came to: one reply from the downstream's, and an end for each recipient.
+
+SMTP has one reply for all recipients (RFC 5321 section 4.2.5), LMTP one for each (RFC 2033 section
+4.2). Where recipients fared differently, the client is told the worst, so that nobody's copy is
+taken for delivered; what was accepted stays confirmed, and a retry finds it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.core import answer
+from gateway.core.policy import Action, Decision, Verdict
+from gateway.core.reply import Reply
+
+_RELAYING = (Action.RELAYED, Action.TAGGED, Action.OBSERVED)
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """The end of one transaction.
+
+    Attributes:
+        reply: what the client is told.
+        decisions: one per recipient; what was not accepted is `REJECTED` or `DEFERRED` now.
+        replies: one per recipient, None where the downstream was not asked.
+    """
+
+    reply: Reply
+    decisions: tuple[Decision, ...]
+    replies: tuple[Reply | None, ...]
+
+    @property
+    def accepted(self) -> tuple[bool, ...]:
+        """Say for each recipient whether the downstream has accepted the message."""
+        return tuple(reply is not None and reply.is_accepted for reply in self.replies)
+
+
+def conclude(
+    decisions: Sequence[Decision], replies: Mapping[int, Reply], *, is_per_recipient: bool
+) -> Conclusion:
+    """Draw the sum.
+
+    Args:
+        decisions: one per recipient, as the policy had it.
+        replies: the downstream's last word, by index of the recipient; none for the dropped.
+        is_per_recipient: whether the downstream answered for each recipient (LMTP).
+    """
+    by_recipient = tuple(replies.get(index) for index in range(len(decisions)))
+    ended = tuple(
+        _ended(decision, reply) for decision, reply in zip(decisions, by_recipient, strict=True)
+    )
+    return Conclusion(_told(decisions, replies, is_per_recipient), ended, by_recipient)
+
+
+def refusal(said: Reply) -> Reply:
+    """Return a reply that refuses; a server that says something else here makes no sense.
+
+    SMTPD_PROXY_README: an unexpected 2xx or 3xx is replaced by a generic error.
+    """
+    return said if said.status_class in (4, 5) else answer.LOST
+
+
+def final(said: Reply) -> Reply:
+    """Return a reply that may end content: 2yz, 4yz or 5yz."""
+    return said if said.status_class != 3 else answer.LOST
+
+
+def worst(replies: Sequence[Reply]) -> Reply:
+    """Return the first of the replies with the highest class."""
+    return max(replies, key=lambda reply: reply.status_class)
+
+
+def _told(
+    decisions: Sequence[Decision], replies: Mapping[int, Reply], is_per_recipient: bool
+) -> Reply:
+    if any(decision.action is Action.DEFERRED for decision in decisions):
+        is_in_flight = any(decision.verdict is Verdict.IN_FLIGHT for decision in decisions)
+        return answer.IN_FLIGHT if is_in_flight else answer.UNCHECKED
+    if not replies:
+        return answer.DUPLICATE
+    said = list(replies.values())
+    has_both = any(reply.is_accepted for reply in said) and not all(r.is_accepted for r in said)
+    return answer.MIXED if is_per_recipient and has_both else worst(said)
+
+
+def _ended(decision: Decision, reply: Reply | None) -> Decision:
+    if decision.action not in _RELAYING or reply is None or reply.is_accepted:
+        return decision
+    refused = Action.REJECTED if reply.status_class == 5 else Action.DEFERRED
+    return Decision(decision.verdict, refused)
