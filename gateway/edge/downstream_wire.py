@@ -17,21 +17,27 @@ from gateway.watchdog import Watchdog
 
 _REPLY_LIMIT_OCTETS = 32 * 1024
 _COALESCE_OCTETS = 32 * 1024
+_FAREWELL_TIMEOUT_S = 2.0
 
 
 class DownstreamWire(asyncio.Protocol):
-    """One connection to a server."""
+    """One connection to a server.
+
+    Attributes:
+        waited_s: seconds spent waiting for it so far.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Expect a greeting as soon as the connection is made."""
+        self.waited_s = 0.0
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self._replies: list[Reply] = []
         self._due = 1
         self._failure = ""
+        self._is_leaving = False
         self._waiter: asyncio.Future[None] | None = None
-        self._is_waiting_to_write = False
         self._is_paused = False
         self._unsent: list[bytes] = []
         self._unsent_octets = 0
@@ -39,9 +45,13 @@ class DownstreamWire(asyncio.Protocol):
 
     @property
     def transport(self) -> asyncio.Transport:
-        """The connection below, to begin TLS on it."""
+        """The connection below, to begin TLS on it.
+
+        Raises:
+            LostError: there is none.
+        """
         if self._transport is None:
-            raise LostError("not connected")
+            raise LostError(self._failure or "not connected")
         return self._transport
 
     def switch_transport(self, transport: asyncio.Transport) -> None:
@@ -57,18 +67,30 @@ class DownstreamWire(asyncio.Protocol):
         self._transport = transport
 
     def send(self, commands: Sequence[bytes]) -> None:
-        """Write commands at once; as many replies are due."""
+        """Write commands at once; as many replies are due.
+
+        Raises:
+            LostError: the connection is dead.
+        """
         self._raise_failure()
         self._due += len(commands)
-        self.transport.write(b"".join(commands))
+        self.transport.write(commands[0] if len(commands) == 1 else b"".join(commands))
 
     def send_raw(self, octets: bytes) -> None:
-        """Write octets that no reply follows: a PROXY header."""
+        """Write octets that no reply follows: a PROXY header.
+
+        Raises:
+            LostError: the connection is dead.
+        """
         self._raise_failure()
         self.transport.write(octets)
 
     async def replies(self, count: int, timeout_s: float) -> Sequence[Reply]:
         """Wait for the next replies.
+
+        Args:
+            count: how many.
+            timeout_s: for each of them.
 
         Raises:
             LostError: the connection ended, was silent, or said something senseless. A farewell
@@ -81,14 +103,17 @@ class DownstreamWire(asyncio.Protocol):
         return answers
 
     async def write(self, content: bytes, timeout_s: float) -> None:
-        """Send content; small pieces are gathered into one write."""
+        """Send content; small pieces are gathered into one write.
+
+        Raises:
+            LostError: the connection is dead, or the server took nothing for so long.
+        """
         self._raise_failure()
         self._unsent.append(content)
         self._unsent_octets += len(content)
         if self._unsent_octets >= _COALESCE_OCTETS:
             self.flush()
             while self._is_paused:
-                self._is_waiting_to_write = True
                 await self._wait(timeout_s)
                 self._raise_failure()
 
@@ -103,13 +128,22 @@ class DownstreamWire(asyncio.Protocol):
             self._unsent.clear()
             self._unsent_octets = 0
 
+    def leave(self, farewell: bytes) -> None:
+        """Send a last command and close once it is answered; nobody waits for that."""
+        if self._failure or self._transport is None:
+            return
+        self._is_leaving = True
+        self._due += 1
+        self._transport.write(farewell)
+        self._watchdog.arm(_FAREWELL_TIMEOUT_S)
+
     def abort(self) -> None:
         """Cut the connection; content that lacks its dot is void."""
         self._fail("closed by us")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport (asyncio)."""
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Collect replies (asyncio)."""
@@ -124,6 +158,8 @@ class DownstreamWire(asyncio.Protocol):
         except ValueError as error:
             self._fail(str(error))
             return
+        if self._is_leaving and self._due == 0:
+            self._fail("closed by us")
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -137,10 +173,11 @@ class DownstreamWire(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Note that the server has caught up (asyncio)."""
         self._is_paused = False
-        if self._is_waiting_to_write:
-            self._wake()
+        self._wake()
 
     async def _wait(self, timeout_s: float) -> None:
+        """Sleep until something has happened; the caller looks what."""
+        started = self._loop.time()
         self._waiter = self._loop.create_future()
         self._watchdog.arm(timeout_s)
         try:
@@ -148,7 +185,7 @@ class DownstreamWire(asyncio.Protocol):
         finally:
             self._watchdog.disarm()
             self._waiter = None
-            self._is_waiting_to_write = False
+            self.waited_s += self._loop.time() - started
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

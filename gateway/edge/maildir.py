@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,7 +25,13 @@ from gateway.core.reply import Reply, reply
 from gateway.errors import LostError, UnreachableError
 
 _CAPABILITIES = Capabilities(
-    (("PIPELINING", ""), ("SIZE", "0"), ("8BITMIME", ""), ("SMTPUTF8", ""), ("ENHANCEDSTATUSCODES", ""))
+    (
+        ("PIPELINING", ""),
+        ("SIZE", "0"),
+        ("8BITMIME", ""),
+        ("SMTPUTF8", ""),
+        ("ENHANCEDSTATUSCODES", ""),
+    )
 )
 _SENDER_OK = reply(250, "2.1.0", "Sender ok")
 _RECIPIENT_OK = reply(250, "2.1.5", "Recipient ok")
@@ -41,14 +47,18 @@ class MaildirConnector:
 
     Attributes:
         capabilities: what a client may use.
-        is_up: whether the folders could be made.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Touch nothing yet."""
+    def __init__(self, path: Path, on_health: Callable[[bool], None]) -> None:
+        """Touch nothing yet.
+
+        Args:
+            path: of the Maildir.
+            on_health: told after each attempt whether its folders could be made.
+        """
         self._path = path
+        self._on_health = on_health
         self.capabilities = _CAPABILITIES
-        self.is_up = False
 
     async def open(self, client: Client) -> MaildirSession:
         """Open a session; who the client is makes no difference.
@@ -70,13 +80,16 @@ class MaildirConnector:
             for name in ("tmp", "new", "cur"):
                 (self._path / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            self.is_up = False
+            self._on_health(False)
             raise UnreachableError(str(error)) from error
-        self.is_up = True
+        self._on_health(True)
 
 
 class MaildirSession:
     """One session; the `Downstream` port."""
+
+    waited_s = 0.0
+    is_per_recipient = False
 
     def __init__(self, path: Path) -> None:
         """Deliver below a Maildir whose folders exist."""
