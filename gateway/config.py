@@ -1,60 +1,149 @@
 """The configuration: TOML and environment in, one frozen model out.
 
-This page holds every key with its default and bounds, and every relation between keys. How values
-are written is in `config_type` and `config_place`, where they come from in `config_source`. Nothing
-here opens a connection or writes a file.
+    config_source    where it comes from: file and variables
+    config_type      how values are written      config_place    how places are
+    config_model     every key with its default and bounds
+    config_relation  what must hold between keys
 
 `load` and `config_of` raise `ConfigError` with every problem at once, each as ``key.path: message``
-in the order of the file. A `Config` that was made in another way has not been checked for relations
-between its keys, the open-relay guard among them.
+in the order of the file. Certificates and other files that are named in it are not looked at here;
+`config_relation.missing_files` does that for `mailonce check`.
 """
 
 from __future__ import annotations
 
 import copy
-import socket
-from collections.abc import Iterator, Mapping
-from functools import cached_property, partial
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, SecretStr
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from gateway.core.handover import HandOver
-from gateway.core.rule import Collisions, Match, Mode, Network, Policy, Rule
-from gateway.errors import ConfigError
-from gateway import config_place as place
+from gateway import config_relation as relation
 from gateway import config_source as source
-from gateway import config_type as kind
+from gateway.config_model import Config, keys_of, tables
+from gateway.config_source import Problem
+from gateway.errors import ConfigError
 
-_MINUTE_S, _HOUR_S, _DAY_S = 60.0, 3_600.0, 86_400.0
-_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+__all__ = ["Config", "config_of", "load"]
 
-
-def _duration(least_s: float, most_s: float) -> PlainValidator:
-    return PlainValidator(partial(kind.parse_duration, least_s=least_s, most_s=most_s))
-
-
-def _size(least: int, most: int) -> PlainValidator:
-    return PlainValidator(partial(kind.parse_size, least=least, most=most))
+_ALL_KEYS = tuple(key for table in tables() if table != "policy" for key in keys_of(table))
 
 
-def _count(least: int, most: int) -> PlainValidator:
-    return PlainValidator(partial(kind.parse_count, least=least, most=most))
+def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
+    """Read a configuration file.
+
+    Args:
+        path: of a TOML file.
+        environ: environment variables that override it; None for none.
+
+    Returns:
+        The configuration, all relations between its keys checked.
+
+    Raises:
+        ConfigError: the file cannot be read, or something is wrong with its keys or the variables.
+    """
+    return config_of(source.read_document(Path(path)), environ)
 
 
-def _one_of(*choices: StrEnum) -> PlainValidator:
-    return PlainValidator(partial(kind.parse_choice, choices=choices))
+def config_of(document: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Config:
+    """Make a configuration of what a TOML file would hold.
+
+    Args:
+        document: tables by name, keys by name in each; what is missing has its default.
+        environ: environment variables that override it; None for none.
+
+    Returns:
+        The configuration, all relations between its keys checked.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    overlay = source.overlaid(document, environ or {}, _ALL_KEYS)
+    config, found = _parsed(overlay.document)
+    problems = [*overlay.problems, *found]
+    if config is None:
+        # Whatever is sound is looked at too: one run shall tell everything.
+        config, _ = _parsed(_without(overlay.document, [problem.path for problem in found]))
+    if config is not None:
+        bad = [problem.path for problem in problems]
+        found += [
+            problem
+            for problem in relation.problems(config)
+            if not any(source.overlaps(path, bad) for path in (problem.path, *problem.others))
+        ]
+    problems = [*overlay.problems, *(_with_variable(item, overlay.variables) for item in found)]
+    if problems or config is None:
+        raise ConfigError([str(item) for item in source.in_order(problems, overlay.document)])
+    return config
 
 
-def _list(example: str) -> BeforeValidator:
-    return BeforeValidator(partial(kind.parse_list, example=example))
+def _parsed(document: Mapping[str, Any]) -> tuple[Config | None, list[Problem]]:
+    """Return the configuration, or what is wrong with single keys."""
+    try:
+        return Config.model_validate(document), []
+    except ValidationError as error:
+        return None, [_problem(details) for details in error.errors(include_url=False)]
 
 
-_Flag = Annotated[bool, PlainValidator(kind.parse_flag)]
-_HostName = Annotated[str, PlainValidator(kind.parse_host_name)]
-_File = Annotated[Path | None, PlainValidator(kind.parse_path)]
-_Network = Annotated[Network, PlainValidator(kind.parse_network)]
-_Networks = Annotated[tuple[_Network, ...], _list("10.0.0.0/8")]
-...
+def _problem(details: ErrorDetails) -> Problem:
+    path = source.path_of(details["loc"])
+    match details["type"]:
+        case "extra_forbidden":
+            return Problem(path, "there is no such key" + _hint(details["loc"]))
+        case "value_error":
+            return Problem(path, str(details["ctx"]["error"]))
+        case "model_type":
+            return Problem(path, "expected a table")
+        case _:
+            return Problem(path, details["msg"])
+
+
+def _hint(loc: tuple[int | str, ...]) -> str:
+    """Return what may have been meant by an unknown key."""
+    table, name = (str(loc[0]) if len(loc) > 1 else ""), str(loc[-1])
+    models = tables()
+    siblings = list(models[table].model_fields) if table in models else []
+    if meant := source.nearest(name, siblings):
+        return f'; did you mean "{meant}"?'
+    elsewhere = [t for t, model in models.items() if t != table and name in model.model_fields]
+    paths = [f"{t}.{name}" if t else f"{name}, at the top of the file" for t in elsewhere]
+    return f"; did you mean {' or '.join(paths)}?" if paths else ""
+
+
+def _without(document: Mapping[str, Any], paths: list[str]) -> dict[str, Any]:
+    """Return a document without the keys that have problems."""
+
+    def pruned(value: object, path: str) -> object:
+        if isinstance(value, dict):
+            inner = {name: source.path_of([name]) for name in value}
+            whole = {name: f"{path}.{part}".removeprefix(".") for name, part in inner.items()}
+            return {
+                name: pruned(item, whole[name])
+                for name, item in value.items()
+                if not _is_spoilt(item, whole[name], paths)
+            }
+        if isinstance(value, list):
+            return [pruned(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return copy.deepcopy(value)
+
+    result = pruned(dict(document), "")
+    return result if isinstance(result, dict) else {}
+
+
+def _is_spoilt(value: object, path: str, bad: list[str]) -> bool:
+    """Say whether a key has a problem; a list of plain values has those of its items."""
+    if path in bad:
+        return True
+    items = [] if not isinstance(value, list) else range(len(value))
+    return any(f"{path}[{index}]" in bad for index in items)
+
+
+def _with_variable(problem: Problem, variables: Mapping[str, str]) -> Problem:
+    """Add the variable that the value came from, if it did."""
+    for path, variable in variables.items():
+        if source.overlaps(path, [problem.path]):
+            return replace(problem, message=source.from_variable(problem.message, variable))
+    return problem

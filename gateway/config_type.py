@@ -1,25 +1,28 @@
-"""The values a configuration is written in: durations, sizes, endpoints, servers, URLs and names.
+"""How the values of a configuration are written: durations, sizes, words, networks and names.
 
-Each `parse_…` function takes what TOML, JSON or the environment gave, of whatever type, and returns a
-frozen value. None of them reads a file, resolves a name or knows a key; relations between keys are
-the business of `config`.
+Each `parse_…` function takes what TOML, JSON or the environment gave, of whatever type, and returns
+a frozen value; where things are (endpoints, servers, URLs) is in `config_place`. None of them reads
+a file, resolves a name or knows a key; relations between keys are the business of
+`config_relation`. A `Notation` makes such a function the type of a key.
 
-They fail with a ``ValueError`` whose text is meant for a postmaster and stands behind the key, as in
-``expected a size such as "256KiB", got "much"``. Values that can hold a password are never quoted.
+They fail with a ``ValueError`` whose text is meant for a postmaster and stands behind the key, as
+in ``expected a size such as "256KiB", got "much"``. Values that can hold a password are never
+quoted.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv6Network, ip_network
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
-from pydantic import SecretStr
+from pydantic import GetCoreSchemaHandler, SecretStr
+from pydantic_core import CoreSchema, core_schema
 
 from gateway.core.rule import Network, address_of
 
@@ -32,18 +35,14 @@ _DURATION = re.compile(
 _UNIT_OCTETS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "": 1}
 _SIZE = re.compile(r"([0-9]{1,18})(|KiB|MiB|GiB)")
 _SIZE_MISSPELT = re.compile(r"([0-9]+) ?([KMG])i?B?", re.IGNORECASE)
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 # RFC 1123 section 2.1: the last label is not all digits, or it would be read as an address.
 _HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}")
 _MAX_HOST_NAME = 253
-_HOST_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?")
-_MAX_PORT = 65_535
 _ABSOLUTE = re.compile(r"/[^/].*")
-_MAX_SOCKET_PATH_OCTETS = 107  # sockaddr_un.sun_path of Linux, less the final NUL
 _ADDRESS = re.compile(r"[!#-;=?A-~]+@([^@]+)")
-_STORE_URL = re.compile(r"([a-z][a-z0-9+]*)://(?:([^/?#]*)@)?([^/?#@]*)(/[^?#]*)?(\?[^#]*)?")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,20})://")
 _MAX_SHOWN = 80
 
 
@@ -69,14 +68,6 @@ class ListCopies(StrEnum):
     SAME = "same"
 
 
-class Keep(StrEnum):
-    """``journal.keep``."""
-
-    OFF = "off"
-    DUPLICATES = "duplicates"
-    ALL = "all"
-
-
 class LogFormat(StrEnum):
     """``log.format``; ``auto`` is ``console`` on a terminal."""
 
@@ -95,123 +86,120 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-class Scheme(StrEnum):
-    """How a downstream server is spoken to."""
-
-    SMTP = "smtp"
-    LMTP = "lmtp"
-    MAILDIR = "maildir"
-
-
-class StoreScheme(StrEnum):
-    """Which tracking list a ``store.url`` means."""
-
-    SQLITE = "sqlite"
-    MEMORY = "memory"
-    REDIS = "redis"
-    REDISS = "rediss"
-    SENTINEL = "redis+sentinel"
-    CLUSTER = "redis+cluster"
-
-
-_DEFAULT_PORT = {Scheme.SMTP: 25, Scheme.LMTP: 24}
-_URL_SHAPES = {
-    StoreScheme.SQLITE: '"sqlite:///path/to/file.db", with three slashes',
-    StoreScheme.MEMORY: '"memory://" and nothing else',
-    StoreScheme.REDIS: '"redis://host:6379/0"',
-    StoreScheme.REDISS: '"rediss://host:6379/0"',
-    StoreScheme.SENTINEL: '"redis+sentinel://host1,host2/name/0"',
-    StoreScheme.CLUSTER: '"redis+cluster://host1,host2"',
-}
+def as_is(text: str) -> object:
+    """Read a value from the environment that TOML would write in quotes."""
+    return text
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where we listen: host and port, or the path of a unix socket.
+class Notation:
+    """How one key's value is written: the type of the key, as an annotation.
 
     Attributes:
-        host: name or address without brackets; ``""`` for a unix socket.
-        port: 0 takes any free one.
-        path: absolute; ``""`` for host and port.
+        parse: one of the functions of this module or of `config_place`, its bounds applied.
+        says: what may be written, for the reference.
+        read: makes of an environment variable's text what TOML would have given.
     """
 
-    host: str = ""
-    port: int = 0
-    path: str = ""
+    parse: Callable[[object], object]
+    says: str
+    read: Callable[[str], object] = as_is
 
-    @property
-    def is_local(self) -> bool:
-        """Say whether only this machine can connect: loopback address, localhost or unix socket."""
-        return bool(self.path) or is_loopback(self.host)
-
-    def __str__(self) -> str:
-        """Show as in the configuration."""
-        return f"unix:{self.path}" if self.path else host_port(self.host, self.port)
+    def __get_pydantic_core_schema__(self, _type: object, _: GetCoreSchemaHandler) -> CoreSchema:
+        """Have pydantic call `parse` and nothing else."""
+        return core_schema.no_info_plain_validator_function(self.parse)
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """Where mail is passed to.
+class ListNotation:
+    """How a list is written, each item of it in its own `Notation`.
 
     Attributes:
-        scheme: protocol, or a Maildir.
-        host: name or address without brackets; ``""`` where there is a path.
-        port: 0 where there is a path.
-        path: of a unix socket or of the Maildir; ``""`` for host and port.
+        example: of a list, as TOML and JSON both write it.
+        says: what may be written, for the reference.
     """
 
-    scheme: Scheme
-    host: str = ""
-    port: int = 0
-    path: str = ""
+    example: str
+    says: str
 
-    def __str__(self) -> str:
-        """Show as in the configuration."""
-        return f"{self.scheme}://{self.path or host_port(self.host, self.port)}"
+    def parse(self, value: object) -> list[object]:
+        """Take a list as it is; its items are parsed one by one."""
+        if not isinstance(value, (list, tuple)):
+            hint = f"did you mean [{show(value)}]?" if isinstance(value, str) else ""
+            hint = (
+                "a list of tables has double brackets, as in [[policy]]"
+                if isinstance(value, dict)
+                else hint
+            )
+            raise refusal(f"a list such as {self.example}", value, hint)
+        return list(value)
 
+    def read(self, text: str) -> object:
+        """Read a list from the environment, where it is JSON."""
+        try:
+            return self.parse(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            hint = "" if text.strip() else "an empty list is written []"
+            raise refusal(f"a JSON list such as {self.example}", text, hint) from error
 
-@dataclass(frozen=True, slots=True)
-class StoreUrl:
-    """Where the tracking list is. Shown without user, password and options.
-
-    Attributes:
-        scheme: kind of list.
-        text: the whole URL.
-        hosts: names and ports of Redis or Sentinel servers.
-        name: under which Sentinel knows the master.
-        database: number of the Redis database.
-        path: of the SQLite file.
-    """
-
-    scheme: StoreScheme
-    text: SecretStr = field(repr=False)
-    hosts: tuple[tuple[str, int], ...] = ()
-    name: str = ""
-    database: int = 0
-    path: str = ""
-
-    def __str__(self) -> str:
-        """Show where it is, fit for a log."""
-        hosts = ",".join(host_port(host, port) for host, port in self.hosts)
-        rest = self.path or "".join(f"/{part}" for part in (self.name, self.database) if part)
-        return f"{self.scheme}://{hosts}{rest}"
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Have pydantic call `parse`, and then parse the items."""
+        return core_schema.no_info_before_validator_function(self.parse, handler(source))
 
 
-def parse_duration(value: object, least_s: float, most_s: float) -> float:
+def duration(least: str, most: str) -> Notation:
+    """Return the notation of a duration between two bounds, themselves durations."""
+    least_s, most_s = parse_duration(least), parse_duration(most)
+
+    def parse(value: object) -> float:
+        duration_s = parse_duration(value)
+        _check_bounds(duration_s, value, (least_s, least), (most_s, most))
+        return duration_s
+
+    return Notation(parse, f"duration, {least} to {most}")
+
+
+def size(least: str, most: str) -> Notation:
+    """Return the notation of a size between two bounds, themselves sizes."""
+    least_octets, most_octets = parse_size(least), parse_size(most)
+
+    def parse(value: object) -> int:
+        octets = parse_size(value)
+        _check_bounds(octets, value, (least_octets, least), (most_octets, most))
+        return octets
+
+    return Notation(parse, f"size, {least} to {most}")
+
+
+def count(least: int, most: int) -> Notation:
+    """Return the notation of a whole number between two bounds."""
+
+    def parse(value: object) -> int:
+        number = parse_count(value)
+        _check_bounds(number, value, (least, str(least)), (most, str(most)))
+        return number
+
+    return Notation(parse, f"whole number, {least} to {most}", _read_count)
+
+
+def one_of(*choices: StrEnum) -> Notation:
+    """Return the notation of one word out of several."""
+    return Notation(lambda value: parse_choice(value, choices), _words(choices))
+
+
+def parse_duration(value: object) -> float:
     """Read ``"250ms"``, ``"10s"``, ``"1h30m"`` or ``"5d"``; units fall, numbers are whole."""
-    expected = 'a duration such as "250ms", "10s" or "5d"'
     if isinstance(value, str) and value and (match := _DURATION.fullmatch(value)):
         milliseconds = sum(
             int(number) * round(unit_s * 1000)
             for number, unit_s in zip(match.groups("0"), _UNIT_S.values(), strict=True)
         )
-        if milliseconds < least_s * 1000:
-            raise ValueError(f"must be at least {show_duration(least_s)}, got {show(value)}")
-        if milliseconds > most_s * 1000:
-            raise ValueError(f"must be at most {show_duration(most_s)}, got {show(value)}")
         return milliseconds / 1000
     is_bare = re.fullmatch(r"[0-9]+(\.[0-9]+)?", str(value)) if _is_scalar(value) else None
-    _refuse(expected, value, "the unit is missing (ms, s, m, h or d)" if is_bare else "")
+    hint = "the unit is missing (ms, s, m, h or d)" if is_bare else ""
+    raise refusal('a duration such as "250ms", "10s" or "5d"', value, hint)
 
 
 def show_duration(duration_s: float) -> str:
@@ -223,36 +211,27 @@ def show_duration(duration_s: float) -> str:
     return "".join(parts) or "0s"
 
 
-def parse_size(value: object, least: int, most: int) -> int:
+def parse_size(value: object) -> int:
     """Read ``"256KiB"``, ``"50MiB"``, ``"1GiB"`` or a bare number of octets."""
     text = str(value) if isinstance(value, int) and _is_scalar(value) else value
     if isinstance(text, str) and (match := _SIZE.fullmatch(text)):
-        octets = int(match[1]) * _UNIT_OCTETS[match[2]]
-        if octets < least:
-            raise ValueError(f"must be at least {_show_size(least)}, got {show(value)}")
-        if octets > most:
-            raise ValueError(f"must be at most {_show_size(most)}, got {show(value)}")
-        return octets
+        return int(match[1]) * _UNIT_OCTETS[match[2]]
     near = _SIZE_MISSPELT.fullmatch(text) if isinstance(text, str) else None
     meant = f'did you mean "{near[1]}{near[2].upper()}iB"?' if near else ""
-    _refuse('a size such as "256KiB", "50MiB" or "1GiB"', value, meant)
+    raise refusal('a size such as "256KiB", "50MiB" or "1GiB"', value, meant)
 
 
-def parse_count(value: object, least: int, most: int) -> int:
+def parse_count(value: object) -> int:
     """Read a whole number."""
     if not isinstance(value, int) or isinstance(value, bool):
-        _refuse("a whole number", value)
-    if value < least:
-        raise ValueError(f"must be at least {least}, got {show(value)}")
-    if value > most:
-        raise ValueError(f"must be at most {most}, got {show(value)}")
+        raise refusal("a whole number", value)
     return value
 
 
 def parse_flag(value: object) -> bool:
     """Read true or false."""
     if not isinstance(value, bool):
-        _refuse("true or false", value)
+        raise refusal("true or false", value)
     return value
 
 
@@ -262,16 +241,7 @@ def parse_choice(value: object, choices: Iterable[_ChoiceT]) -> _ChoiceT:
     for choice in choices:
         if value == choice.value:
             return choice
-    words = [f'"{choice}"' for choice in choices]
-    _refuse(f"{', '.join(words[:-1])} or {words[-1]}", value)
-
-
-def parse_list(value: object, example: str) -> list[object]:
-    """Take a list as it is; its items are parsed one by one."""
-    if not isinstance(value, (list, tuple)):
-        meant = f"did you mean [{show(value)}]?" if isinstance(value, str) else ""
-        _refuse(f'a list such as ["{example}"]', value, meant)
-    return list(value)
+    raise refusal(_words(choices), value)
 
 
 def parse_network(value: object) -> Network:
@@ -279,18 +249,18 @@ def parse_network(value: object) -> Network:
     expected = 'a network such as "10.0.0.0/8", "192.0.2.1" or "::1"'
     text = value if isinstance(value, str) else ""
     if not re.fullmatch(r"[0-9A-Fa-f:.]+(?:/[0-9]{1,3})?", text):
-        _refuse(expected, value)
+        raise refusal(expected, value)
     try:
         network = ip_network(text, strict=False)
-    except ValueError:
-        _refuse(expected, value)
+    except ValueError as error:
+        raise refusal(expected, value) from error
     if isinstance(network, IPv6Network) and network.prefixlen >= 96:
         mapped = network.network_address.ipv4_mapped
         if mapped:  # such clients are seen with their IPv4 address: this would match nobody
-            _refuse(expected, value, f'did you mean "{mapped}/{network.prefixlen - 96}"?')
+            raise refusal(expected, value, f'did you mean "{mapped}/{network.prefixlen - 96}"?')
     address, slash, _ = text.partition("/")
     if slash and address_of(address) != network.network_address:
-        _refuse(expected, value, f'did you mean "{network}", or "{address}" alone?')
+        raise refusal(expected, value, f'did you mean "{network}", or "{address}" alone?')
     return network
 
 
@@ -298,7 +268,7 @@ def parse_host_name(value: object) -> str:
     """Read a host name (RFC 1123 section 2.1), or ``""``."""
     if value == "" or (isinstance(value, str) and is_host_name(value)):
         return str(value)
-    _refuse('a host name such as "mx.example.org", or ""', value)
+    raise refusal('a host name such as "mx.example.org", or ""', value)
 
 
 def is_host_name(text: str) -> bool:
@@ -306,95 +276,10 @@ def is_host_name(text: str) -> bool:
     return len(text) <= _MAX_HOST_NAME and _HOST_NAME.fullmatch(text) is not None
 
 
-def parse_endpoint(value: object) -> Endpoint:
-    """Read ``"host:port"``, ``"[::]:25"`` or ``"unix:/path"``."""
-    text = value if isinstance(value, str) else ""
-    if text.startswith("unix:") and _is_path(text[5:]):
-        return Endpoint(path=_socket_path(text[5:]))
-    found = _parse_host_port(text)
-    if found and found[1] is not None:
-        return Endpoint(found[0], found[1])
-    meant = ""
-    if match := re.fullmatch(r"(?:\*|):([0-9]{1,5})", text):
-        meant = f'for all addresses write "0.0.0.0:{match[1]}" or "[::]:{match[1]}"'
-    elif (match := re.fullmatch(r"(.*:.*):([0-9]{1,5})", text)) and address_of(match[1]):
-        meant = f'did you mean "[{match[1]}]:{match[2]}"?'
-    elif text.startswith("/"):
-        meant = f'did you mean "unix:{text}"?'
-    _refuse('"host:port", "[::]:25" or "unix:/path"', value, meant)
-
-
-def parse_server(value: object) -> Server:
-    """Read ``smtp://`` or ``lmtp://`` with host and port or socket path, or ``maildir:///path``."""
-    expected = '"smtp://host:port", "lmtp:///path/to/socket" or "maildir:///path"'
-    name, separator, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
-    if not separator or name not in Scheme.__members__.values():
-        is_bare = isinstance(value, str) and not separator and _parse_host_port(value) is not None
-        _refuse(expected, value, f'did you mean "smtp://{value}"?' if is_bare else "")
-    scheme = Scheme(name)
-    if scheme is Scheme.MAILDIR:
-        if not _is_path(rest):
-            _refuse(expected, value, "a Maildir has an absolute path, and so three slashes")
-        return Server(scheme, path=rest)
-    if _is_path(rest):
-        return Server(scheme, path=_socket_path(rest))
-    host, port = _parse_host_port(rest) or ("", None)
-    if not host or port == 0:
-        _refuse(expected, value)
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - refused, not bound
-        _refuse(expected, value, "that is an address to listen on, not one to connect to")
-    return Server(scheme, host, _DEFAULT_PORT[scheme] if port is None else port)
-
-
-def parse_store_url(value: object) -> StoreUrl:
-    """Read a ``store.url``; no message quotes it, since it can hold a password."""
-    known = ", ".join(f"{scheme}://" for scheme in StoreScheme)
-    text = value if isinstance(value, str) else ""
-    start = _SCHEME.match(text)
-    if start is None:
-        raise ValueError(f"expected a URL that begins with one of {known}")
-    if start[1] not in StoreScheme.__members__.values():
-        raise ValueError(f"{start[1]}:// is not known; expected one of {known}")
-    scheme = StoreScheme(start[1])
-    match = _STORE_URL.fullmatch(text)
-    url = _store_url(scheme, match) if match else None
-    if url is None:
-        odd = "; in a password write / as %2F, ? as %3F, # as %23 and @ as %40" * bool(
-            scheme.startswith("redis") and "@" in text
-        )
-        raise ValueError(f"expected {_URL_SHAPES[scheme]}{odd}")
-    return url
-
-
-def _store_url(scheme: StoreScheme, match: re.Match[str]) -> StoreUrl | None:
-    """Read what follows the scheme, or return None if it does not fit it."""
-    text, path = SecretStr(match[0]), match[4] or ""
-    if scheme is StoreScheme.MEMORY:
-        return StoreUrl(scheme, text) if match[0] == "memory://" else None
-    if scheme is StoreScheme.SQLITE:
-        is_file = _is_path(path) and not path.endswith(("/", "/:memory:"))
-        is_only = match[0] == f"sqlite://{path}"
-        return StoreUrl(scheme, text, path=path) if is_file and is_only else None
-    default_port = 26_379 if scheme is StoreScheme.SENTINEL else 6_379
-    hosts = []
-    for item in match[3].split(","):
-        host, port = _parse_host_port(item) or ("", None)
-        hosts.append((host, default_port if port is None else port))
-    grammar = {
-        StoreScheme.SENTINEL: r"/(?P<name>[A-Za-z0-9._-]+)(?:/(?P<database>[0-9]{1,4})?)?",
-        StoreScheme.CLUSTER: r"(?P<name>)(?:/(?P<database>0)?)?",
-    }.get(scheme, r"(?P<name>)(?:/(?P<database>[0-9]{1,4})?)?")
-    found = re.fullmatch(grammar, path)
-    is_single = scheme in (StoreScheme.REDIS, StoreScheme.REDISS)
-    if not found or not all(host and port for host, port in hosts) or len(hosts) > 1 and is_single:
-        return None
-    return StoreUrl(scheme, text, tuple(hosts), found["name"], int(found["database"] or 0))
-
-
 def parse_secret(value: object) -> SecretStr:
     """Take a secret as it is."""
-    if not isinstance(value, str):
-        raise ValueError("expected text in quotes")
+    if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError("expected UTF-8 text in quotes")
     return SecretStr(value)
 
 
@@ -410,9 +295,14 @@ def parse_path(value: object) -> Path | None:
     """Read an absolute path; ``""`` is None."""
     if value == "":
         return None
-    if not isinstance(value, str) or not _is_path(value):
-        _refuse('an absolute path such as "/etc/mailonce/tls.pem", or ""', value)
+    if not isinstance(value, str) or not is_path(value):
+        raise refusal('an absolute path such as "/etc/mailonce/tls.pem", or ""', value)
     return Path(value)
+
+
+def is_path(text: str) -> bool:
+    """Say whether a text is an absolute path that can stand in a log."""
+    return _ABSOLUTE.fullmatch(text) is not None and text.isprintable()
 
 
 def parse_address(value: object) -> str:
@@ -421,7 +311,7 @@ def parse_address(value: object) -> str:
         return ""
     match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
     if match is None or not is_host_name(match[1]):
-        _refuse('an address such as "probe@relay-test.invalid", or ""', value)
+        raise refusal('an address such as "probe@relay-test.invalid", or ""', value)
     return match[0]
 
 
@@ -429,25 +319,14 @@ def parse_pattern(value: object) -> str:
     """Read a pattern over whole addresses; ``""`` is the null reverse-path."""
     expected = 'an address pattern such as "*@lists.example.org"'
     if value == "<>":
-        _refuse(expected, value, 'the null reverse-path is ""')
+        raise refusal(expected, value, 'the null reverse-path is ""')
     if not isinstance(value, str) or not value.isprintable() or re.search("[ <>]", value):
-        _refuse(expected, value)
+        raise refusal(expected, value)
     is_whole = "@" in value[1:] or "*" in value or value.lower() in ("", "postmaster")
     if not is_whole:  # RFC 5321 section 4.5.1: only <postmaster> comes without a domain
         meant = f'did you mean "*@{value.removeprefix("@")}"?'
-        _refuse(expected, value, f"it covers the whole address; {meant}")
+        raise refusal(expected, value, f"it covers the whole address; {meant}")
     return value
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine, as seen from itself; other names are not resolved."""
-    address = address_of(host)
-    return host.lower() == "localhost" or (address is not None and address.is_loopback)
-
-
-def host_port(host: str, port: int) -> str:
-    """Write host and port, an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def show(value: object) -> str:
@@ -466,8 +345,18 @@ def show(value: object) -> str:
     return "nothing" if value is None else str(value)
 
 
-def _refuse(expected: str, value: object, hint: str = "") -> NoReturn:
-    raise ValueError(f"expected {expected}, got {show(value)}" + (f": {hint}" if hint else ""))
+def refusal(expected: str, value: object, hint: str = "") -> ValueError:
+    """Return the error that says what was expected and what came instead."""
+    return ValueError(f"expected {expected}, got {show(value)}" + (f": {hint}" if hint else ""))
+
+
+def _check_bounds(
+    number: float, value: object, least: tuple[float, str], most: tuple[float, str]
+) -> None:
+    if number < least[0]:
+        raise ValueError(f"must be at least {least[1]}, got {show(value)}")
+    if number > most[0]:
+        raise ValueError(f"must be at most {most[1]}, got {show(value)}")
 
 
 def _is_scalar(value: object) -> bool:
@@ -476,37 +365,24 @@ def _is_scalar(value: object) -> bool:
     return is_small or isinstance(value, (str, float))
 
 
-def _show_size(octets: int) -> str:
-    unit = next(name for name, factor in _UNIT_OCTETS.items() if octets % factor == 0)
-    return f"{octets // _UNIT_OCTETS[unit]}{unit}"
+def _words(choices: Iterable[StrEnum]) -> str:
+    words = [f'"{choice}"' for choice in choices]
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def _is_path(text: str) -> bool:
-    return _ABSOLUTE.fullmatch(text) is not None and text.isprintable()
+def _read_flag(text: str) -> object:
+    return {"true": True, "false": False}.get(text, text)
 
 
-def _socket_path(path: str) -> str:
-    if len(path.encode()) > _MAX_SOCKET_PATH_OCTETS:
-        raise ValueError(f"the path of a unix socket has at most {_MAX_SOCKET_PATH_OCTETS} octets")
-    return path
+def _read_count(text: str) -> object:
+    return int(text) if _WHOLE.fullmatch(text) else text
 
 
-def _parse_host_port(text: str) -> tuple[str, int | None] | None:
-    """Read ``host``, ``host:port`` or ``[address]:port``; None if it is none of them."""
-    match = _HOST_PORT.fullmatch(text)
-    if match is None or int(match[3] or 0) > _MAX_PORT:
-        return None
-    port = int(match[3]) if match[3] else None
-    if match[1]:
-        is_good = ":" in match[1] and isinstance(_literal(match[1]), IPv6Address)
-        return (match[1], port) if is_good else None
-    # Names of containers hold underscores, though host names do not.
-    is_good = is_host_name(match[2].replace("_", "x")) or isinstance(_literal(match[2]), IPv4Address)
-    return (match[2], port) if is_good else None
-
-
-def _literal(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        return IPv6Address(text) if ":" in text else IPv4Address(text)
-    except ValueError:
-        return None
+FLAG = Notation(parse_flag, "true or false", _read_flag)
+NETWORK = Notation(parse_network, "network")
+HOST_NAME = Notation(parse_host_name, 'host name, or ""')
+SECRET = Notation(parse_secret, "text; secret")
+TOKEN = Notation(parse_token, "visible ASCII characters; secret")
+PATH = Notation(parse_path, 'absolute path, or ""')
+ADDRESS = Notation(parse_address, 'mail address, or ""')
+PATTERN = Notation(parse_pattern, "address pattern")

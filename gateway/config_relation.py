@@ -1,0 +1,391 @@
+"""What must hold between the keys of a configuration, and what is worth a remark.
+
+`problems` are refused: unsafe for the mail server behind us (the open-relay guard), or bound to
+fail. `remarks` are combinations that work, but hardly as meant. `missing_files` alone looks at the
+disk. Each text names the remedy. Relations are pure, one function each; a new one is added to
+`_PROBLEMS` or `_REMARKS`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from gateway.config_model import Config
+from gateway.config_place import Endpoint, Scheme, Server, StoreScheme, is_loopback
+from gateway.config_source import Problem
+from gateway.config_type import Tls, show_duration
+from gateway.core.handover import HandOver
+from gateway.core.rule import Match, Mode, Network
+
+Relation = Callable[[Config], Iterator[Problem]]
+
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+_FILES_OF_URL = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+
+
+def problems(config: Config) -> list[Problem]:
+    """Return every relation that does not hold."""
+    return [problem for relation in _PROBLEMS for problem in relation(config)]
+
+
+def remarks(config: Config) -> list[Problem]:
+    """Return what a postmaster should be told about a configuration without problems."""
+    return [remark for relation in _REMARKS for remark in relation(config)]
+
+
+def missing_files(config: Config) -> list[Problem]:
+    """Return the files that are named and cannot be read by this process."""
+    named = [("tls.certificate", config.tls.certificate), ("tls.key", config.tls.key)]
+    _, _, query = config.store.url.text.get_secret_value().partition("?")
+    named += [
+        ("store.url", Path(value)) for name, value in parse_qsl(query) if name in _FILES_OF_URL
+    ]
+    return [
+        Problem(path, f"the file {file} {reason}")
+        for path, file in named
+        if file is not None and (reason := _why_unreadable(file))
+    ]
+
+
+def _listeners(config: Config) -> Iterator[Problem]:
+    if not config.listen.smtp and not config.listen.milter:
+        yield Problem(
+            "listen.smtp",
+            "no address to take mail at; name one here or in listen.milter",
+            ("listen.milter",),
+        )
+    earlier: list[tuple[str, Endpoint]] = []
+    for path, endpoint in _endpoints(config):
+        for other_path, other in earlier:
+            if _clash(endpoint, other):
+                yield Problem(path, f"{endpoint} is taken by {other_path}, {other}", (other_path,))
+                break
+        earlier.append((path, endpoint))
+
+
+def _tls(config: Config) -> Iterator[Problem]:
+    tls = config.tls
+    files = ("tls.certificate", "tls.key")
+    if tls.certificate and not tls.key:
+        yield Problem(
+            "tls.key", "tls.certificate needs its private key; it may be the same file", files
+        )
+    if tls.key and not tls.certificate:
+        yield Problem(
+            "tls.certificate", "tls.key needs its certificate; it may be the same file", files
+        )
+    if tls.required and not (tls.certificate or tls.key):
+        yield Problem(
+            "tls.required",
+            "without tls.certificate and tls.key no client can send mail; set them",
+            files,
+        )
+
+
+def _open_relay(config: Config) -> Iterator[Problem]:
+    """P5: where the downstream cannot tell clients apart by address, we must know who they are."""
+    identity = config.downstream.identity
+    others = ("listen.smtp", "listen.clients", "listen.proxy_protocol")
+    if identity not in (HandOver.NONE, HandOver.XFORWARD) or not _is_open(config):
+        return
+    remedy = 'take "xclient" or "proxy", or name those who may connect in listen.clients'
+    why = {
+        HandOver.NONE: "the downstream would take every client for us",
+        HandOver.XFORWARD: "XFORWARD is for logs: access rules would take every client for us",
+    }[identity]
+    if _networks_hold_everyone(config.listen.clients):
+        who = "listen.clients is everyone"
+    elif config.listen.proxy_protocol:
+        who = "the proxies of listen.proxy_protocol may bring anyone"
+    else:
+        public = next(e for e in config.listen.smtp if not e.is_local)
+        who = f"anyone can connect to {public}"
+    yield Problem(
+        "downstream.identity",
+        f'"{identity}" makes an open relay: {who}, and {why}; {remedy}',
+        others,
+    )
+
+
+def _believed(config: Config) -> Iterator[Problem]:
+    """P5: whoever may choose a client's address chooses one that the downstream trusts."""
+    if all(endpoint.is_local for endpoint in config.listen.smtp):
+        return
+    for name, networks in (
+        ("proxy_protocol", config.listen.proxy_protocol),
+        ("xforward", config.listen.xforward),
+    ):
+        if _networks_hold_everyone(networks):
+            yield Problem(
+                f"listen.{name}",
+                "that is everyone, and anyone could claim any address; name your own servers only",
+                ("listen.smtp",),
+            )
+
+
+def _servers(config: Config) -> Iterator[Problem]:
+    servers = config.downstream.servers
+    path = "downstream.servers"
+    if not servers and config.listen.smtp:
+        yield Problem(path, "no server to pass mail to; name one", ("listen.smtp",))
+    if len(servers) > 1 and any(server.scheme is Scheme.MAILDIR for server in servers):
+        yield Problem(
+            path, "a maildir:// takes all mail and cannot stand among others; leave it alone here"
+        )
+    for index, server in enumerate(servers):
+        if server in servers[:index]:
+            first = servers.index(server)
+            yield Problem(f"{path}[{index}]", f"{server} is {path}[{first}] already; remove one")
+        for place, endpoint in enumerate(config.listen.smtp):
+            if _leads_to(server, endpoint):
+                yield Problem(
+                    f"{path}[{index}]",
+                    f"{server} is our own listen.smtp[{place}]; mail would go in a circle",
+                    ("listen.smtp",),
+                )
+
+
+def _identity(config: Config) -> Iterator[Problem]:
+    downstream = config.downstream
+    is_chosen = "identity" in downstream.model_fields_set
+    is_smtp = any(server.scheme is Scheme.SMTP for server in downstream.servers)
+    if is_chosen and not is_smtp and downstream.identity in (HandOver.PROXY, HandOver.XFORWARD):
+        yield Problem(
+            "downstream.identity",
+            f'"{downstream.identity}" is for smtp:// servers only; leave it out '
+            "(lmtp:// uses XCLIENT where it is offered, maildir:// needs none)",
+            ("downstream.servers",),
+        )
+
+
+def _downstream_tls(config: Config) -> Iterator[Problem]:
+    if config.downstream.tls is not Tls.REQUIRED:
+        return
+    for server in config.downstream.servers:
+        if server.path:
+            yield Problem(
+                "downstream.tls",
+                f'"required" needs a host name to verify, and {server} has none; '
+                'take "never" or "opportunistic", or smtp:// with host and port',
+                ("downstream.servers",),
+            )
+
+
+def _times(config: Config) -> Iterator[Problem]:
+    store, wait_s = config.store, config.dedup.in_flight_wait
+    longest_s = config.downstream.final_reply_timeout + wait_s
+    if store.lease <= longest_s:
+        yield Problem(
+            "store.lease",
+            "must be longer than downstream.final_reply_timeout and dedup.in_flight_wait together, "
+            f"{show_duration(longest_s)}, or copies pass while the first is still being delivered",
+            ("downstream.final_reply_timeout", "dedup.in_flight_wait"),
+        )
+    if store.window < store.lease:
+        yield Problem(
+            "store.window",
+            f"must not be shorter than store.lease, {show_duration(store.lease)}; make it longer, "
+            "or the lease and downstream.final_reply_timeout shorter",
+            ("store.lease",),
+        )
+
+
+def _memory(config: Config) -> Iterator[Problem]:
+    if config.store.url.scheme is StoreScheme.MEMORY and config.workers != 1:
+        yield Problem(
+            "store.url",
+            f"memory:// is known to one process alone, and workers is {config.workers}; "
+            "set workers = 1, or use sqlite:/// or redis://",
+            ("workers",),
+        )
+
+
+def _rules(config: Config) -> Iterator[Problem]:
+    for index, rule in enumerate(config.policy):
+        path = f"policy[{index}]"
+        for name in ("recipients", "senders", "clients"):
+            if name in rule.model_fields_set and not getattr(rule, name):
+                yield Problem(
+                    f"{path}.{name}", "an empty list matches nothing; leave it out to match all"
+                )
+        if rule.is_unconditional and index + 1 < len(config.policy):
+            yield Problem(
+                path, "matches every message, so no rule below it counts; put it last", ("policy",)
+            )
+
+
+def _unread_networks(config: Config) -> Iterator[Problem]:
+    """Remark on networks that no connection can come from."""
+    listen = config.listen
+    lists = [("proxy_protocol", listen.proxy_protocol), ("xforward", listen.xforward)]
+    if not listen.proxy_protocol:
+        lists.append(("clients", listen.clients))
+    if not listen.smtp or not all(endpoint.is_local for endpoint in listen.smtp):
+        return
+    for name, networks in lists:
+        if networks and not any(network.is_loopback for network in networks if network.prefixlen):
+            yield Problem(
+                f"listen.{name}",
+                "only this machine can connect to listen.smtp, and it is in none of these networks",
+            )
+
+
+def _http(config: Config) -> Iterator[Problem]:
+    listen = config.listen
+    if listen.http and not listen.http.is_local and not listen.http_token.get_secret_value():
+        yield Problem(
+            "listen.http_token",
+            f"empty, and others can connect to {listen.http}: console and API are refused there, "
+            "metrics and health pages are open to all",
+        )
+
+
+def _xforward(config: Config) -> Iterator[Problem]:
+    if config.listen.xforward and config.downstream.identity is not HandOver.XFORWARD:
+        yield Problem(
+            "listen.xforward",
+            'what these networks tell is passed on with downstream.identity = "xforward" only',
+        )
+
+
+def _probe(config: Config) -> Iterator[Problem]:
+    is_public = not all(endpoint.is_local for endpoint in config.listen.smtp)
+    is_smtp = any(server.scheme is Scheme.SMTP for server in config.downstream.servers)
+    if is_public and is_smtp and not config.downstream.relay_probe:
+        yield Problem(
+            "downstream.relay_probe",
+            "empty: nobody checks that the downstream refuses to relay what comes through us",
+        )
+
+
+def _id_alone(config: Config) -> Iterator[Problem]:
+    default = config.default_policy()
+    chosen = [("dedup.match", default.mode, default.match)]
+    chosen += [
+        (f"policy[{index}].match", rule.action or default.mode, rule.match or default.match)
+        for index, rule in enumerate(config.policy)
+        if rule.action or rule.match
+    ]
+    for path, mode, match in chosen:
+        if mode is Mode.DROP and match is Match.MESSAGE_ID:
+            yield Problem(
+                path,
+                '"message-id" with action "drop": '
+                "whoever knows an id in advance can have its mail dropped",
+            )
+
+
+def _bypassed(config: Config) -> Iterator[Problem]:
+    for index, rule in enumerate(config.policy):
+        for name in ("match", "window"):
+            if rule.action is Mode.BYPASS and name in rule.model_fields_set:
+                yield Problem(f"policy[{index}].{name}", 'does not count with action = "bypass"')
+
+
+def _lists_secret(config: Config) -> Iterator[Problem]:
+    store = config.store
+    is_remote = store.url.scheme.is_redis and not all(
+        is_loopback(host) for host, _ in store.url.hosts
+    )
+    if is_remote and not store.secret.get_secret_value():
+        yield Problem(
+            "store.secret",
+            "empty: who can read the tracking list can test which ids and recipients are in it",
+        )
+
+
+def _provisional(config: Config) -> Iterator[Problem]:
+    if config.listen.milter and config.milter.provisional >= config.store.window:
+        yield Problem(
+            "milter.provisional",
+            f"not shorter than store.window, {show_duration(config.store.window)}: "
+            "sightings from the milter never count in full",
+        )
+
+
+_PROBLEMS: Sequence[Relation] = (
+    _listeners,
+    _believed,
+    _tls,
+    _servers,
+    _open_relay,
+    _identity,
+    _downstream_tls,
+    _memory,
+    _times,
+    _rules,
+)
+_REMARKS: Sequence[Relation] = (
+    _unread_networks,
+    _http,
+    _xforward,
+    _probe,
+    _id_alone,
+    _bypassed,
+    _lists_secret,
+    _provisional,
+)
+
+
+def _endpoints(config: Config) -> Iterator[tuple[str, Endpoint]]:
+    listen = config.listen
+    yield from ((f"listen.smtp[{index}]", endpoint) for index, endpoint in enumerate(listen.smtp))
+    yield from (
+        (f"listen.milter[{index}]", endpoint) for index, endpoint in enumerate(listen.milter)
+    )
+    if listen.http is not None:
+        yield "listen.http", listen.http
+
+
+def _clash(one: Endpoint, other: Endpoint) -> bool:
+    """Say whether two endpoints cannot both be bound; port 0 is always another one."""
+    if one.path or other.path:
+        return one.path == other.path
+    if one.port != other.port or not one.port:
+        return False
+    hosts = {_plain(one.host), _plain(other.host)}
+    is_wide = any(host in hosts for host in _WILDCARDS)
+    return len(hosts) == 1 or (is_wide and len({":" in host for host in hosts}) == 1)
+
+
+def _leads_to(server: Server, endpoint: Endpoint) -> bool:
+    """Say whether a connection to a server would come back to us."""
+    if server.path or endpoint.path:
+        return server.path == endpoint.path and server.scheme is not Scheme.MAILDIR
+    if server.port != endpoint.port:
+        return False
+    host = _plain(endpoint.host)
+    return host == _plain(server.host) or (host in _WILDCARDS and is_loopback(server.host))
+
+
+def _plain(host: str) -> str:
+    return "127.0.0.1" if host.lower() == "localhost" else host.lower()
+
+
+def _is_open(config: Config) -> bool:
+    """Say whether mail may come from clients that the configuration does not name."""
+    listen = config.listen
+    if listen.clients:
+        return _networks_hold_everyone(listen.clients)
+    # On a loopback address, too, a proxy hands in the whole world.
+    is_local = all(endpoint.is_local for endpoint in listen.smtp)
+    return bool(listen.smtp) and (bool(listen.proxy_protocol) or not is_local)
+
+
+def _networks_hold_everyone(networks: Iterable[Network]) -> bool:
+    networks = tuple(networks)
+    four = tuple(collapse_addresses(n for n in networks if isinstance(n, IPv4Network)))
+    six = tuple(collapse_addresses(n for n in networks if isinstance(n, IPv6Network)))
+    return any(n.prefixlen == 0 for n in four) or any(n.prefixlen == 0 for n in six)
+
+
+def _why_unreadable(file: Path) -> str:
+    if not file.exists():
+        return "does not exist"
+    if not file.is_file():
+        return "is no file"
+    return "" if os.access(file, os.R_OK) else "cannot be read by this user"
