@@ -1,13 +1,13 @@
 """The configuration: TOML and environment in, one frozen model out.
 
-    config_source    where it comes from: file and variables
-    config_type      how values are written      config_place    how places are
-    config_model     every key with its default and bounds
-    config_relation  what must hold between keys
+    config_source    where it comes from           config_page     the reference
+    config_type      how values are written        config_place    how places are
+    config_model     every key with its default    config_key      the same as data
+    config_relation  what must hold between keys   config_remark   what is only odd
 
 `load` and `config_of` raise `ConfigError` with every problem at once, each as ``key.path: message``
 in the order of the file. Certificates and other files that are named in it are not looked at here;
-`config_relation.missing_files` does that for `mailonce check`.
+`config_remark.missing_files` does that for `mailonce check`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pydantic_core import ErrorDetails
 
 from gateway import config_relation as relation
 from gateway import config_source as source
-from gateway.config_model import Config, keys_of, tables
+from gateway.config_key import keys_of, tables
+from gateway.config_model import Config
 from gateway.config_source import Problem
 from gateway.errors import ConfigError
 

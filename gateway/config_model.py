@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -97,7 +95,16 @@ class Table(BaseModel):
 
 
 class ListenTable(Table):
-    """Where mail comes in, and who may bring it."""
+    """Where mail comes in, and who may bring it.
+
+    Port 0 takes any free port. In the networks of `proxy_protocol` are proxies, such as HAProxy:
+    each of their connections begins with a PROXY header, and the address it tells is the client's
+    from then on, for `clients` and everything else. Nobody else may send one. In those of
+    `xforward` is a Postfix that hands mail to us with `smtpd_proxy_filter`.
+
+    Health pages and `/metrics` are open to all who can connect to `http`; console and API need the
+    token unless that is a loopback address or a unix socket.
+    """
 
     smtp: Endpoints = _key(
         ["127.0.0.1:2525"], 'addresses for SMTP: "host:port", "[::]:25", "unix:/path"'
@@ -115,7 +122,10 @@ class ListenTable(Table):
 
 
 class TlsTable(Table):
-    """STARTTLS towards clients; off without a certificate."""
+    """STARTTLS towards clients; off without a certificate.
+
+    Paths are absolute.
+    """
 
     certificate: Annotated[Path | None, PATH] = _key(
         "", "PEM file with the certificate chain, read again on SIGHUP"
@@ -127,11 +137,21 @@ class TlsTable(Table):
 
 
 class DownstreamTable(Table):
-    """The mail server behind us."""
+    """The mail server behind us.
+
+    `identity` is about `smtp://` servers: with `xclient` Postfix takes the client's address over
+    for all its checks, with `proxy` every server that knows the PROXY protocol does; `xforward` is
+    for the way back from `smtpd_proxy_filter`, and tells it to the log alone. A server that does
+    not take the identity over gets no mail: the client's session ends with 421. `lmtp://` servers
+    are told by XCLIENT where they offer it.
+
+    The relay probe runs when a listener can be reached by others: if the downstream accepts the
+    foreign recipient from us, it is an open relay, and we do not start.
+    """
 
     servers: Servers = _key(
         ["smtp://127.0.0.1:10026"],
-        "tried in order: smtp:// or lmtp:// with host:port or a socket's path, maildir:///path",
+        "tried in order: smtp:// lmtp:// (host:port or unix path), maildir:///path",
     )
     identity: Annotated[HandOver, one_of(*HandOver)] = _key(
         "xclient", "how the client's address is handed on: xclient | proxy | xforward | none"
@@ -155,11 +175,23 @@ class DownstreamTable(Table):
 
 
 class StoreTable(Table):
-    """The tracking list: what remembers which messages were accepted downstream."""
+    """The tracking list: what remembers which messages were accepted downstream.
+
+    * `sqlite:///path/to/file.db`: a file; for one machine, all workers share it.
+    * `redis://[user:password@]host:6379/0`: for several machines. `rediss://` is Redis over TLS,
+      verified by the system's CAs, or as the parameters of redis-py say
+      (`?ssl_ca_certs=/etc/ssl/redis.pem`).
+    * `redis+sentinel://host1,host2/name/0`: the master of that name, as the Sentinels know it.
+    * `redis+cluster://host1,host2`: a Redis Cluster. With TLS: `rediss+sentinel://`,
+      `rediss+cluster://`.
+    * `memory://`: gone with the process; for trying things out.
+
+    In a password `/` is written `%2F`, `?` `%3F`, `#` `%23` and `@` `%40`.
+    """
 
     url: Annotated[StoreUrl, STORE_URL] = _key(
         "sqlite:///var/lib/mailonce/seen.db",
-        "sqlite:/// | memory:// | redis:// rediss:// redis+sentinel://h1,h2/name/db redis+cluster://",
+        "sqlite:/// | memory:// | redis:// | rediss:// | redis+sentinel:// | redis+cluster://",
         is_secret=True,
     )
     window: Annotated[float, duration("1s", "3660d")] = _key(
@@ -180,7 +212,12 @@ class StoreTable(Table):
 
 
 class DedupTable(Table):
-    """What a duplicate is, and what becomes of it."""
+    """What a duplicate is, and what becomes of it.
+
+    A duplicate has the Message-ID, the recipient and the content of a message that the downstream
+    has accepted within the window. `tag` delivers it with a field `X-Mailonce: duplicate; …`,
+    `drop` answers 250 and does not deliver it, `observe` delivers it as it is and only counts.
+    """
 
     action: Annotated[Mode, one_of(Mode.TAG, Mode.DROP, Mode.OBSERVE)] = _key(
         "tag", "tag | drop | observe"
@@ -200,7 +237,10 @@ class DedupTable(Table):
 
 
 class MessageIdTable(Table):
-    """What is done for messages whose Message-ID is missing or broken."""
+    """What is done for messages whose Message-ID is missing or broken.
+
+    The id that is added is made of the content, so that a retry gets the same one, on every node.
+    """
 
     add_missing: Annotated[bool, FLAG] = _key(
         default=True, comment="prepend a missing one; not when a DKIM signature names message-id"
@@ -215,7 +255,7 @@ class MessageIdTable(Table):
 
 
 class LimitsTable(Table):
-    """How much one client, or all of them, may ask of us."""
+    """How much one client, or all of them, may ask of us; each limit has its SMTP reply."""
 
     sessions: Annotated[int, count(1, 1_000_000)] = _key(1000, "open at once, over all workers")
     sessions_per_client: Annotated[int, count(1, 1_000_000)] = _key(50, "of one address")
@@ -252,7 +292,7 @@ class MilterTable(Table):
 
 
 class LogTable(Table):
-    """The log, on standard error: one line per transaction."""
+    """The log: one line per transaction."""
 
     format: Annotated[LogFormat, one_of(*LogFormat)] = _key(
         "auto", "auto (console on a terminal, else json) | console | json | logfmt"
@@ -271,7 +311,7 @@ class PolicyTable(Table):
     senders: Patterns = _unset((), 'condition on the reverse-path; "" is the null reverse-path')
     clients: Networks = _unset((), "condition: networks of the client's address")
     action: Annotated[Mode | None, one_of(*Mode)] = _unset(
-        None, "tag | drop | observe | bypass (neither looked up nor remembered)"
+        None, "tag | drop | observe | bypass (not looked up)"
     )
     match: Annotated[Match | None, one_of(*Match)] = _unset(None, "content | message-id")
     window: Annotated[float | None, duration("1s", "3660d")] = _unset(None, "as in [store]")
@@ -343,49 +383,6 @@ class Config(Table):
             )
             for rule in self.policy
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What is known of one key.
-
-    Attributes:
-        path: as in ``"store.url"``.
-        notation: how its value is written.
-        default: as TOML writes it; None if it is unset.
-        comment: one line.
-        is_secret: whether it may be read from a file, and is never shown.
-    """
-
-    path: str
-    notation: Notation | ListNotation
-    default: object
-    comment: str
-    is_secret: bool
-
-
-def tables() -> dict[str, type[Table]]:
-    """Return the model of every table by its name, in order; ``""`` is the top of the file."""
-    found: dict[str, type[Table]] = {"": Config}
-    for name, field in Config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Table):
-            found[name] = field.annotation
-    return found | {"policy": PolicyTable}
-
-
-def keys_of(table: str) -> Iterator[Key]:
-    """Yield the keys of one table, in order; tables within it are not among them."""
-    for name, field in tables()[table].model_fields.items():
-        for notation in field.metadata:
-            if isinstance(notation, (Notation, ListNotation)):
-                extra = field.json_schema_extra
-                yield Key(
-                    path=f"{table}.{name}" if table else name,
-                    notation=notation,
-                    default=field.default if field.validate_default else None,
-                    comment=field.description or "",
-                    is_secret=isinstance(extra, dict) and extra["is_secret"] is True,
-                )
 
 
 def _machine_name() -> str:

@@ -1,25 +1,21 @@
-"""What must hold between the keys of a configuration, and what is worth a remark.
+"""What must hold between the keys of a configuration, whatever each of them says alone.
 
-`problems` are refused: unsafe for the mail server behind us (the open-relay guard), or bound to
-fail. `remarks` are combinations that work, but hardly as meant. `missing_files` alone looks at the
-disk. Each text names the remedy. Relations are pure, one function each; a new one is added to
-`_PROBLEMS` or `_REMARKS`.
+A combination is refused if it is unsafe for the mail server behind us (the open-relay guard, P5) or
+bound to fail; what merely looks odd is for `config_remark`. Each text names the remedy. Relations
+are pure, one function each, listed in `PROBLEMS`; the docstring is what the reference says of it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
-from pathlib import Path
-from urllib.parse import parse_qsl
 
 from gateway.config_model import Config
 from gateway.config_place import Endpoint, Scheme, Server, StoreScheme, is_loopback
 from gateway.config_source import Problem
 from gateway.config_type import Tls, show_duration
 from gateway.core.handover import HandOver
-from gateway.core.rule import Match, Mode, Network
+from gateway.core.rule import Network
 
 Relation = Callable[[Config], Iterator[Problem]]
 
@@ -29,29 +25,11 @@ _FILES_OF_URL = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 def problems(config: Config) -> list[Problem]:
     """Return every relation that does not hold."""
-    return [problem for relation in _PROBLEMS for problem in relation(config)]
-
-
-def remarks(config: Config) -> list[Problem]:
-    """Return what a postmaster should be told about a configuration without problems."""
-    return [remark for relation in _REMARKS for remark in relation(config)]
-
-
-def missing_files(config: Config) -> list[Problem]:
-    """Return the files that are named and cannot be read by this process."""
-    named = [("tls.certificate", config.tls.certificate), ("tls.key", config.tls.key)]
-    _, _, query = config.store.url.text.get_secret_value().partition("?")
-    named += [
-        ("store.url", Path(value)) for name, value in parse_qsl(query) if name in _FILES_OF_URL
-    ]
-    return [
-        Problem(path, f"the file {file} {reason}")
-        for path, file in named
-        if file is not None and (reason := _why_unreadable(file))
-    ]
+    return [problem for relation in PROBLEMS for problem in relation(config)]
 
 
 def _listeners(config: Config) -> Iterator[Problem]:
+    """There is an address for SMTP or for the milter, and no two listeners want the same one."""
     if not config.listen.smtp and not config.listen.milter:
         yield Problem(
             "listen.smtp",
@@ -68,6 +46,7 @@ def _listeners(config: Config) -> Iterator[Problem]:
 
 
 def _tls(config: Config) -> Iterator[Problem]:
+    """`tls.certificate` and `tls.key` come together; `tls.required` needs both."""
     tls = config.tls
     files = ("tls.certificate", "tls.key")
     if tls.certificate and not tls.key:
@@ -87,7 +66,12 @@ def _tls(config: Config) -> Iterator[Problem]:
 
 
 def _open_relay(config: Config) -> Iterator[Problem]:
-    """P5: where the downstream cannot tell clients apart by address, we must know who they are."""
+    """`downstream.identity` is `none` or `xforward` only where we know who the clients are.
+
+    That is: every SMTP listener is a loopback address or a unix socket, and no proxy brings others
+    in; or `listen.clients` names some networks, and not everyone. The downstream would otherwise
+    take every client for us, and relay for it.
+    """
     identity = config.downstream.identity
     others = ("listen.smtp", "listen.clients", "listen.proxy_protocol")
     if identity not in (HandOver.NONE, HandOver.XFORWARD) or not _is_open(config):
@@ -112,7 +96,10 @@ def _open_relay(config: Config) -> Iterator[Problem]:
 
 
 def _believed(config: Config) -> Iterator[Problem]:
-    """P5: whoever may choose a client's address chooses one that the downstream trusts."""
+    """`listen.proxy_protocol` and `listen.xforward` are not everyone, or all listeners are local.
+
+    Whoever may choose a client's address chooses one that the downstream trusts.
+    """
     if all(endpoint.is_local for endpoint in config.listen.smtp):
         return
     for name, networks in (
@@ -128,6 +115,7 @@ def _believed(config: Config) -> Iterator[Problem]:
 
 
 def _servers(config: Config) -> Iterator[Problem]:
+    """There is a downstream server, none twice, none of them ourselves; a Maildir stands alone."""
     servers = config.downstream.servers
     path = "downstream.servers"
     if not servers and config.listen.smtp:
@@ -150,6 +138,7 @@ def _servers(config: Config) -> Iterator[Problem]:
 
 
 def _identity(config: Config) -> Iterator[Problem]:
+    """`proxy` and `xforward` are not chosen where no server is an `smtp://` one."""
     downstream = config.downstream
     is_chosen = "identity" in downstream.model_fields_set
     is_smtp = any(server.scheme is Scheme.SMTP for server in downstream.servers)
@@ -163,6 +152,7 @@ def _identity(config: Config) -> Iterator[Problem]:
 
 
 def _downstream_tls(config: Config) -> Iterator[Problem]:
+    """`downstream.tls = "required"` goes with servers that have a host name to verify."""
     if config.downstream.tls is not Tls.REQUIRED:
         return
     for server in config.downstream.servers:
@@ -176,6 +166,11 @@ def _downstream_tls(config: Config) -> Iterator[Problem]:
 
 
 def _times(config: Config) -> Iterator[Problem]:
+    """A message in delivery holds back its copies for longer than its delivery can take.
+
+    `store.lease` exceeds `downstream.final_reply_timeout` and `dedup.in_flight_wait` together, and
+    `store.window` is not shorter than `store.lease`.
+    """
     store, wait_s = config.store, config.dedup.in_flight_wait
     longest_s = config.downstream.final_reply_timeout + wait_s
     if store.lease <= longest_s:
@@ -195,6 +190,7 @@ def _times(config: Config) -> Iterator[Problem]:
 
 
 def _memory(config: Config) -> Iterator[Problem]:
+    """`memory://` goes with `workers = 1`, since no other process sees it."""
     if config.store.url.scheme is StoreScheme.MEMORY and config.workers != 1:
         yield Problem(
             "store.url",
@@ -205,6 +201,7 @@ def _memory(config: Config) -> Iterator[Problem]:
 
 
 def _rules(config: Config) -> Iterator[Problem]:
+    """A rule without conditions is the last one; no condition is an empty list."""
     for index, rule in enumerate(config.policy):
         path = f"policy[{index}]"
         for name in ("recipients", "senders", "clients"):
@@ -218,96 +215,7 @@ def _rules(config: Config) -> Iterator[Problem]:
             )
 
 
-def _unread_networks(config: Config) -> Iterator[Problem]:
-    """Remark on networks that no connection can come from."""
-    listen = config.listen
-    lists = [("proxy_protocol", listen.proxy_protocol), ("xforward", listen.xforward)]
-    if not listen.proxy_protocol:
-        lists.append(("clients", listen.clients))
-    if not listen.smtp or not all(endpoint.is_local for endpoint in listen.smtp):
-        return
-    for name, networks in lists:
-        if networks and not any(network.is_loopback for network in networks if network.prefixlen):
-            yield Problem(
-                f"listen.{name}",
-                "only this machine can connect to listen.smtp, and it is in none of these networks",
-            )
-
-
-def _http(config: Config) -> Iterator[Problem]:
-    listen = config.listen
-    if listen.http and not listen.http.is_local and not listen.http_token.get_secret_value():
-        yield Problem(
-            "listen.http_token",
-            f"empty, and others can connect to {listen.http}: console and API are refused there, "
-            "metrics and health pages are open to all",
-        )
-
-
-def _xforward(config: Config) -> Iterator[Problem]:
-    if config.listen.xforward and config.downstream.identity is not HandOver.XFORWARD:
-        yield Problem(
-            "listen.xforward",
-            'what these networks tell is passed on with downstream.identity = "xforward" only',
-        )
-
-
-def _probe(config: Config) -> Iterator[Problem]:
-    is_public = not all(endpoint.is_local for endpoint in config.listen.smtp)
-    is_smtp = any(server.scheme is Scheme.SMTP for server in config.downstream.servers)
-    if is_public and is_smtp and not config.downstream.relay_probe:
-        yield Problem(
-            "downstream.relay_probe",
-            "empty: nobody checks that the downstream refuses to relay what comes through us",
-        )
-
-
-def _id_alone(config: Config) -> Iterator[Problem]:
-    default = config.default_policy()
-    chosen = [("dedup.match", default.mode, default.match)]
-    chosen += [
-        (f"policy[{index}].match", rule.action or default.mode, rule.match or default.match)
-        for index, rule in enumerate(config.policy)
-        if rule.action or rule.match
-    ]
-    for path, mode, match in chosen:
-        if mode is Mode.DROP and match is Match.MESSAGE_ID:
-            yield Problem(
-                path,
-                '"message-id" with action "drop": '
-                "whoever knows an id in advance can have its mail dropped",
-            )
-
-
-def _bypassed(config: Config) -> Iterator[Problem]:
-    for index, rule in enumerate(config.policy):
-        for name in ("match", "window"):
-            if rule.action is Mode.BYPASS and name in rule.model_fields_set:
-                yield Problem(f"policy[{index}].{name}", 'does not count with action = "bypass"')
-
-
-def _lists_secret(config: Config) -> Iterator[Problem]:
-    store = config.store
-    is_remote = store.url.scheme.is_redis and not all(
-        is_loopback(host) for host, _ in store.url.hosts
-    )
-    if is_remote and not store.secret.get_secret_value():
-        yield Problem(
-            "store.secret",
-            "empty: who can read the tracking list can test which ids and recipients are in it",
-        )
-
-
-def _provisional(config: Config) -> Iterator[Problem]:
-    if config.listen.milter and config.milter.provisional >= config.store.window:
-        yield Problem(
-            "milter.provisional",
-            f"not shorter than store.window, {show_duration(config.store.window)}: "
-            "sightings from the milter never count in full",
-        )
-
-
-_PROBLEMS: Sequence[Relation] = (
+PROBLEMS: Sequence[Relation] = (
     _listeners,
     _believed,
     _tls,
@@ -318,16 +226,6 @@ _PROBLEMS: Sequence[Relation] = (
     _memory,
     _times,
     _rules,
-)
-_REMARKS: Sequence[Relation] = (
-    _unread_networks,
-    _http,
-    _xforward,
-    _probe,
-    _id_alone,
-    _bypassed,
-    _lists_secret,
-    _provisional,
 )
 
 
@@ -381,11 +279,3 @@ def _networks_hold_everyone(networks: Iterable[Network]) -> bool:
     four = tuple(collapse_addresses(n for n in networks if isinstance(n, IPv4Network)))
     six = tuple(collapse_addresses(n for n in networks if isinstance(n, IPv6Network)))
     return any(n.prefixlen == 0 for n in four) or any(n.prefixlen == 0 for n in six)
-
-
-def _why_unreadable(file: Path) -> str:
-    if not file.exists():
-        return "does not exist"
-    if not file.is_file():
-        return "is no file"
-    return "" if os.access(file, os.R_OK) else "cannot be read by this user"

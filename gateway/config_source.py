@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.config_model import Key
+from gateway.config_key import Key
 from gateway.config_type import show
 from gateway.errors import ConfigError
 
