@@ -3,6 +3,7 @@
     GatewayError
       ConfigError            the configuration has problems, all of them listed
       TrackingListError      the tracking list cannot answer now; mail must flow without it
+        TrackingListTimeoutError  it did not answer in time
       DownstreamError        the downstream cannot be used
         UnreachableError     no server of the list could be reached: nothing was sent
         IdentityError        the client's identity could not be handed on: fail closed
@@ -42,6 +43,10 @@ class ConfigError(GatewayError):
 
 class TrackingListError(GatewayError):
     """The tracking list did not answer, or not in time; the outcome of the call is unknown."""
+
+
+class TrackingListTimeoutError(TrackingListError):
+    """The tracking list did not answer in time."""
 
 
 class DownstreamError(GatewayError):

@@ -168,10 +168,10 @@ def _entry(report: Report, outcome: Outcome) -> Entry:
     is_duplicate = outcome.decision.verdict is Verdict.DUPLICATE
     return Entry(
         at_s=round(report.at_s, 3),
-        message_id=_text(report.identity),
+        message_id=as_text(report.identity),
         form=report.form or "",
-        recipient=_text(outcome.forward_path),
-        reverse_path=_text(report.reverse_path),
+        recipient=as_text(outcome.forward_path),
+        reverse_path=as_text(report.reverse_path),
         client=report.client.address,
         helo=report.client.helo[:_MAX_TEXT],
         verdict=outcome.decision.verdict,
@@ -186,5 +186,6 @@ def _entry(report: Report, outcome: Outcome) -> Entry:
     )
 
 
-def _text(octets: bytes) -> str:
+def as_text(octets: bytes) -> str:
+    """Return an identity or a path as entries show it: octets as latin-1, cut off after 512."""
     return octets[:_MAX_TEXT].decode("latin-1")

@@ -1,136 +1,244 @@
-"""Many callers, one round trip: what is asked while a batch is under way makes up the next one.
+"""Many callers, one round trip: what is asked while one is under way goes together in the next.
 
-A single task carries the batches, so that nobody who stops waiting can stop a batch or leave
-replies unread. What the commands mean may not live here, nor how they travel.
+One `Batcher` stands before one server, and makes a connection when it is needed. A caller waits as
+long as its time-out and no longer, whatever it waits for; making a connection may take longer than
+that, and goes on behind. What the commands mean may not live here.
 
-A failed batch fails with `TrackingListError` for all whose commands it carried; a single refused
-command only for its caller.
+Fails with `TrackingListError` when no reply can be trusted: server gone, stalled, connection cut.
+The connection is dropped then, so that a late reply can never be taken for another command's. The
+refusal of a single command is a value among the replies. Nothing is ever sent twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
-from gateway.edge.redis_link import Command, RedisLink
-from gateway.errors import TrackingListError
+from hiredis import ReplyError
+
+from gateway.edge.redis_wire import Command, RefusedError, Wire
+from gateway.errors import TrackingListError, TrackingListTimeoutError
+
+Dial = Callable[[], Awaitable[Wire]]
 
 # Enough to make the round trip cheap; a bound for its memory and for the server's latency.
 _BATCH_COMMANDS = 1000
-
-
-class Upkeep(Protocol):
-    """Commands of the list itself that ride along in front of every batch."""
-
-    def greeting(self) -> Sequence[Command]:
-        """Return what a new connection must begin with."""
-
-    def due(self) -> Sequence[Command]:
-        """Return what must precede the next batch; called once per batch."""
-
-    def done(self, replies: Sequence[object]) -> None:
-        """Take the replies to what `due` returned last; not called if the batch failed."""
+# Finding and greeting a server behind Sentinel and TLS takes several round trips.
+_DIAL_BUDGET_S = 5.0
+# When a timer is late the replies may have come meanwhile: uvloop runs timers before it reads.
+_GRACE_S = 0.002
+# The server has become a replica, or comes up only now: another one is right, or this one later.
+_WRONG_SERVER = ("READONLY", "LOADING", "MASTERDOWN")
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
     commands: Sequence[Command]
-    replies: asyncio.Future[list[object]] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    replies: asyncio.Future[list[object]]
+    give_up_at: float
 
 
 class Batcher:
     """Gathers commands and sends them batch after batch."""
 
-    def __init__(self, link: RedisLink, upkeep: Upkeep) -> None:
-        """Take the link, which nobody else may use, and what rides along."""
-        self._link = link
-        self._upkeep = upkeep
+    def __init__(self, name: str, dial: Dial, timeout_s: float) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            name: of the server, for messages.
+            dial: makes a connection; raises `OSError`, `RefusedError` or `TrackingListError`.
+            timeout_s: how long a caller waits at most.
+        """
+        self._name = name
+        self._dial = dial
+        self._timeout_s = timeout_s
+        self._wire: Wire | None = None
+        self._dialling: asyncio.Task[None] | None = None
         self._waiting: deque[_Call] = deque()
-        self._carrier: asyncio.Task[None] | None = None
+        self._sent: list[_Call] = []
+        self._replies: list[object] = []
+        self._outstanding = 0
+        self._is_flush_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._answer_due_at = 0.0
+        self._is_grace_over = False
         self._is_closed = False
 
-    async def run(self, commands: Sequence[Command]) -> list[object]:
+    def run(
+        self, commands: Sequence[Command], give_up_at: float | None = None
+    ) -> asyncio.Future[list[object]]:
         """Send commands with the next batch; they stay together and in order.
 
-        A caller that is cancelled before its commands were sent takes them back; later they run.
+        Args:
+            commands: at least one.
+            give_up_at: on the clock of the loop; None for the time-out from now.
 
         Returns:
-            One reply per command; none is an error.
-
-        Raises:
-            TrackingListError: the batch failed, or Redis refused one of these commands.
+            What will hold one reply per command, a `ReplyError` for a refused one; or
+            `TrackingListError`: nothing is known about any of the commands. Cancelled before they
+            were sent, the commands are taken back.
         """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[object]] = loop.create_future()
         if self._is_closed:
-            raise TrackingListError("redis: closed")
-        call = _Call(commands)
-        self._waiting.append(call)
-        if self._carrier is None:
-            self._carrier = asyncio.create_task(self._carry())
-        replies = await call.replies
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise TrackingListError(f"redis: {reply}") from reply
-        return replies
+            future.set_exception(TrackingListError("redis: closed"))
+            return future
+        if give_up_at is None:
+            give_up_at = loop.time() + self._timeout_s
+        self._waiting.append(_Call(commands, future, give_up_at))
+        if self._timer is None:
+            self._timer = loop.call_at(give_up_at, self._watch)
+        if self._wire is None:
+            self._connect()
+        elif not self._sent and not self._is_flush_due:
+            # At the end of this turn of the loop: others may have something to ask, too.
+            self._is_flush_due = True
+            loop.call_soon(self._flush)
+        return future
 
     async def close(self) -> None:
-        """Refuse what comes from now on, finish what was asked before, close the link."""
+        """Refuse what comes from now on, finish what was asked before, hang up; never raises."""
         self._is_closed = True
-        if self._carrier is not None:
-            await asyncio.wait({self._carrier})
-        await self._link.close()
+        unanswered = {call.replies for call in (*self._sent, *self._waiting)}
+        if unanswered:
+            await asyncio.wait(unanswered)
+        if self._dialling is not None:
+            self._dialling.cancel()
+            await asyncio.wait({self._dialling})
+        if self._timer is not None:
+            self._timer.cancel()
+        self._hang_up()
 
-    async def _carry(self) -> None:
-        while self._waiting:
-            batch = self._next_batch()
-            try:
-                await self._send(batch)
-            except Exception as error:
-                _fail(batch, error)
-            except BaseException:
-                # The event loop is being torn down: nobody must be left waiting.
-                _fail((*batch, *self._waiting), TrackingListError("redis: stopped"))
-                self._waiting.clear()
-                raise
-        self._carrier = None
-
-    def _next_batch(self) -> list[_Call]:
-        batch: list[_Call] = []
-        room = _BATCH_COMMANDS
-        while self._waiting and (not batch or len(self._waiting[0].commands) <= room):
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        if self._wire is None or self._sent:
+            return
+        commands: list[Command] = []
+        while self._waiting and len(commands) < _BATCH_COMMANDS:
             call = self._waiting.popleft()
-            if not call.replies.cancelled():
-                batch.append(call)
-                room -= len(call.commands)
-        return batch
-
-    async def _send(self, batch: Sequence[_Call]) -> None:
-        due = self._upkeep.due()
-        commands = [*due, *(command for call in batch for command in call.commands)]
-        replies = []
+            if not call.replies.done():
+                self._sent.append(call)
+                commands.extend(call.commands)
         if commands:
-            replies = await self._link.exchange(commands, self._upkeep.greeting())
-        self._upkeep.done(replies[: len(due)])
-        start = len(due)
-        for call in batch:
+            self._outstanding = len(commands)
+            self._answer_due_at = asyncio.get_running_loop().time() + self._timeout_s
+            self._wire.send(commands)
+
+    def _take(self, replies: list[object]) -> None:
+        """Take in what has arrived, and hand it out once the batch is complete."""
+        if self._replies:
+            self._replies.extend(replies)
+        else:
+            self._replies = replies
+        if len(self._replies) < self._outstanding:
+            return
+        replies, sent = self._replies, self._sent
+        self._replies, self._sent, self._outstanding = [], [], 0
+        start = 0
+        for call in sent:
             end = start + len(call.commands)
             if not call.replies.done():
                 call.replies.set_result(replies[start:end])
             start = end
+        if len(replies) > start or any(_is_wrong_server(reply) for reply in replies):
+            self._hang_up()
+            if self._waiting:
+                self._connect()
+        elif self._waiting:
+            self._flush()
 
+    def _connect(self) -> None:
+        if self._dialling is None:
+            self._dialling = asyncio.get_running_loop().create_task(self._make_wire())
 
-def _fail(batch: Sequence[_Call], error: Exception) -> None:
-    for call in batch:
-        if call.replies.done():
-            continue
-        if isinstance(error, TrackingListError):
-            # One instance each: they collect the tracebacks of different callers.
-            failure: Exception = TrackingListError(*error.args)
-            failure.__cause__ = error.__cause__
+    async def _make_wire(self) -> None:
+        try:
+            async with asyncio.timeout(_DIAL_BUDGET_S):
+                wire = await self._dial()
+        except TimeoutError as error:
+            self._fail(TrackingListTimeoutError(self._reason("no connection in time")), error)
+        except (OSError, RefusedError, TrackingListError) as error:
+            self._fail(TrackingListError(self._reason(error)), error)
         else:
-            failure = error
-        call.replies.set_exception(failure)
+            self._wire = wire
+            wire.on_replies, wire.on_lost = self._take, self._lost
+            self._flush()
+        finally:
+            self._dialling = None
+
+    def _lost(self, error: Exception | None) -> None:
+        """The connection has ended by itself."""
+        self._wire = None
+        sent, self._sent = self._sent, []
+        self._replies = []
+        reason = TrackingListError(self._reason(error or "connection closed by the server"))
+        _fail(sent, reason, error)
+        if self._waiting:
+            self._connect()
+
+    def _watch(self) -> None:
+        """See to it that nobody waits for too long; one timer for all."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        due_at = self._next_due()
+        if due_at is not None and due_at <= now:
+            if not self._is_grace_over:
+                self._is_grace_over = True
+                self._timer = loop.call_later(_GRACE_S, self._watch)
+                return
+            self._expire(now)
+            due_at = self._next_due()
+        self._is_grace_over = False
+        self._timer = None if due_at is None else loop.call_at(due_at, self._watch)
+
+    def _next_due(self) -> float | None:
+        """Return when the next caller, or the batch under way, will have waited for too long."""
+        times = [
+            call.give_up_at for call in (*self._sent, *self._waiting) if not call.replies.done()
+        ]
+        if self._sent:
+            times.append(self._answer_due_at)
+        return min(times, default=None)
+
+    def _expire(self, now: float) -> None:
+        reason = TrackingListTimeoutError(self._reason("no answer in time"))
+        if self._sent and self._answer_due_at <= now:
+            # Who came later would wait for the same server.
+            self._fail(reason)
+        else:
+            # The connection was slow to make; that is no reason to drop it.
+            _fail([call for call in self._sent if call.give_up_at <= now], reason)
+            _fail([call for call in self._waiting if call.give_up_at <= now], reason)
+
+    def _fail(self, reason: TrackingListError, cause: BaseException | None = None) -> None:
+        """Give up all that is asked, and the connection."""
+        calls = [*self._sent, *self._waiting]
+        self._waiting.clear()
+        self._hang_up()
+        _fail(calls, reason, cause)
+
+    def _hang_up(self) -> None:
+        self._sent, self._replies = [], []
+        if self._wire is not None:
+            self._wire.drop()
+            self._wire = None
+
+    def _reason(self, what: object) -> str:
+        return f"redis {self._name}: {what}"
+
+
+def _fail(
+    calls: Sequence[_Call], reason: TrackingListError, cause: BaseException | None = None
+) -> None:
+    for call in calls:
+        if not call.replies.done():
+            # One instance each: they collect the tracebacks of different callers.
+            error = type(reason)(*reason.args)
+            error.__cause__ = cause
+            call.replies.set_exception(error)
+
+
+def _is_wrong_server(reply: object) -> bool:
+    return isinstance(reply, ReplyError) and str(reply).startswith(_WRONG_SERVER)

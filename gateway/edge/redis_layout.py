@@ -1,37 +1,49 @@
 """What stands in Redis: keys, values, and the two scripts that compare before they write.
 
-    mo:{<message>}<recipient>   "C" worker(8) token(8)                             a claim
-                                "S" version(1) first seen(4) copies(4) fingerprint  a record
-    mo:w:<worker>               there while the worker lives
+    mo:{<message>}<recipient>[<variant>]   a claim or a record, 32 or 43 octets
+    mo:w:<worker>                          there while the worker lives
+    mo:j, mo:j:<number>                    see `redis_journal`
 
-Digests in keys are base64url without padding: raw octets could contain braces, and the braces are
-the cluster's hash tag. No IO here, and nothing fails: a value that cannot be read is no sighting.
+    claim    "C" worker(8) token(8)
+    record   "S" first seen(4) copies(4) fingerprint(12) note(0..22)
+             "P" the same, with the time of the latest provisional sighting(4) before the note
+
+A value of at most 44 octets shares one allocation of 64 octets with its header in Redis; one more
+would cost 16 more for every recipient. Digests in keys are base64url without padding: raw octets
+could contain braces, and the braces are the cluster's hash tag. No IO here, and nothing fails: a
+value that cannot be read is no sighting.
 """
 
 from __future__ import annotations
 
 import struct
-from base64 import urlsafe_b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from gateway.core.policy import Sight, Sighting
-from gateway.core.unique_id import UniqueId
-from gateway.edge.redis_link import Command
+from gateway.core.policy import IN_FLIGHT, Sight, Sighting
+from gateway.core.unique_id import MESSAGE_OCTETS, RECIPIENT_OCTETS, UniqueId
+from gateway.edge.redis_wire import Command
 from gateway.ports import Record
 
 WORKER_OCTETS = 8
-_VERSION = 1
+VALUE_OCTETS = 44
+
 _CLAIM = b"C"
-_RECORD = struct.Struct(">cBII")
+_CLAIM_OCTETS = 17
+_RECORD = struct.Struct(f">cII{MESSAGE_OCTETS}s")
+_PROVISIONAL = struct.Struct(f">cII{MESSAGE_OCTETS}sI")
 _MAX_COUNT = 2**32 - 1
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_PLAIN = bytes.maketrans(b"-_", b"+/")
+_PREFIX_OCTETS = len("mo:{0123456789abcdef}")
+_DIGEST_CHARS = 11
 
 # EVAL with the text, not EVALSHA: the server may forget scripts at any time, and both are rare.
-_SWAP = """\
+_SWAP = b"""\
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1"""
-_RELEASE = """\
+_RELEASE = b"""\
 local count = 0
 for _, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
@@ -42,24 +54,33 @@ end
 return count"""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Value of a key that somebody claimed."""
-
-    worker: bytes
-    token: bytes
-
-    def encoded(self) -> bytes:
-        """Return the octets that Redis keeps."""
-        return _CLAIM + self.worker + self.token
-
-
 def key_of(unique_id: UniqueId) -> bytes:
     """Return the key of a tracked recipient."""
-    return b"mo:{%b}%b" % (
-        urlsafe_b64encode(unique_id.message).rstrip(b"="),
-        urlsafe_b64encode(unique_id.recipient).rstrip(b"="),
+    return b"mo:{%b}%b%b" % (
+        _encoded(unique_id.message),
+        _encoded(unique_id.recipient),
+        _encoded(unique_id.variant),
     )
+
+
+def unique_id_of(key: bytes) -> UniqueId | None:
+    """Return what a key stands for; None if it is none of ours."""
+    digests = key[_PREFIX_OCTETS:]
+    if len(digests) not in (_DIGEST_CHARS, 2 * _DIGEST_CHARS):
+        return None
+    try:
+        return UniqueId(
+            _digest(key[4 : _PREFIX_OCTETS - 1], MESSAGE_OCTETS),
+            _digest(digests[:_DIGEST_CHARS], RECIPIENT_OCTETS),
+            _digest(digests[_DIGEST_CHARS:], RECIPIENT_OCTETS),
+        )
+    except ValueError:
+        return None
+
+
+def pattern_of(message: bytes, recipient: bytes | None = None) -> bytes:
+    """Return the pattern that all keys of a message match, or those of one recipient of it."""
+    return b"mo:{%b}%b*" % (_encoded(message), _encoded(recipient or b""))
 
 
 def worker_key(worker: bytes) -> bytes:
@@ -67,49 +88,74 @@ def worker_key(worker: bytes) -> bytes:
     return b"mo:w:" + worker.hex().encode("ascii")
 
 
-def decoded(value: bytes) -> Claim | Sighting | None:
-    """Return the claim or the sighting that a value stands for; None if it is neither."""
-    if value[:1] == _CLAIM and len(value) > 1 + WORKER_OCTETS:
-        return Claim(value[1 : 1 + WORKER_OCTETS], value[1 + WORKER_OCTETS :])
-    if value[:2] == b"S%c" % _VERSION and len(value) >= _RECORD.size:
-        _, _, first_seen_s, copies = _RECORD.unpack_from(value)
-        return Sighting(Sight.SEEN, first_seen_s, value[_RECORD.size :], copies)
+def claim_value(worker: bytes, token: bytes) -> bytes:
+    """Return the value of a claim."""
+    return _CLAIM + worker + token
+
+
+def worker_of(value: bytes) -> bytes | None:
+    """Return the worker that made a claim; None if this is no claim."""
+    if value[:1] == _CLAIM and len(value) == _CLAIM_OCTETS:
+        return value[1 : 1 + WORKER_OCTETS]
     return None
 
 
-def set_claim(unique_id: UniqueId, claim: Claim, lease_ms: int) -> Command:
+def sighting_of(value: bytes) -> Sighting | None:
+    """Return what a value stands for; None if it cannot be read."""
+    kind = value[:1]
+    if kind == b"S" and len(value) >= _RECORD.size:
+        _, first_seen_s, copies, fingerprint = _RECORD.unpack_from(value)
+        return Sighting(Sight.SEEN, first_seen_s, fingerprint, copies, value[_RECORD.size :])
+    if kind == b"P" and len(value) >= _PROVISIONAL.size:
+        _, first_seen_s, copies, fingerprint, at_s = _PROVISIONAL.unpack_from(value)
+        note = value[_PROVISIONAL.size :]
+        return Sighting(Sight.SEEN, first_seen_s, fingerprint, copies, note, at_s)
+    return IN_FLIGHT if worker_of(value) is not None else None
+
+
+def record_value(record: Record) -> bytes:
+    """Return the value of a record; the note is cut off where it has no room."""
+    first_seen_s = min(record.first_seen_s, _MAX_COUNT)
+    copies = min(record.copies, _MAX_COUNT)
+    if record.provisional_at_s:
+        at_s = min(record.provisional_at_s, _MAX_COUNT)
+        head = _PROVISIONAL.pack(b"P", first_seen_s, copies, record.fingerprint, at_s)
+    else:
+        head = _RECORD.pack(b"S", first_seen_s, copies, record.fingerprint)
+    return (head + record.note)[:VALUE_OCTETS]
+
+
+def set_claim(key: bytes, value: bytes, lease_ms: int) -> Command:
     """Write a claim if there is nothing; answers what was there, else nil."""
-    return ("SET", key_of(unique_id), claim.encoded(), "NX", "GET", "PX", lease_ms)
+    return (b"SET", key, value, b"NX", b"GET", b"PX", lease_ms)
 
 
-def swap_claim(unique_id: UniqueId, old: bytes, claim: Claim, lease_ms: int) -> Command:
+def swap_claim(key: bytes, old: bytes, value: bytes, lease_ms: int) -> Command:
     """Write a claim in place of the value ``old``; answers 1 if that was still there."""
-    return ("EVAL", _SWAP, 1, key_of(unique_id), old, claim.encoded(), lease_ms)
+    return (b"EVAL", _SWAP, 1, key, old, value, lease_ms)
 
 
-def delete_claims(unique_ids: Sequence[UniqueId], token: bytes) -> Command:
-    """Delete what is claimed under a token, of ids that share their message; answers how many."""
-    return ("EVAL", _RELEASE, len(unique_ids), *map(key_of, unique_ids), token)
+def delete_claims(keys: Sequence[bytes], token: bytes) -> Command:
+    """Delete what is claimed under a token, of keys that share their message; answers how many."""
+    return (b"EVAL", _RELEASE, len(keys), *keys, token)
 
 
-def set_record(record: Record, remaining_ms: int) -> Command:
+def set_record(key: bytes, value: bytes, left_ms: int) -> Command:
     """Write a record, whatever was there."""
-    head = _RECORD.pack(
-        b"S", _VERSION, min(record.first_seen_s, _MAX_COUNT), min(record.copies, _MAX_COUNT)
-    )
-    return ("SET", key_of(record.unique_id), head + record.fingerprint, "PX", remaining_ms)
+    return (b"SET", key, value, b"PX", left_ms)
 
 
 def set_beat(worker: bytes, ttl_ms: int) -> Command:
     """Say that a worker lives."""
-    return ("SET", worker_key(worker), b"1", "PX", ttl_ms)
+    return (b"SET", worker_key(worker), b"1", b"PX", ttl_ms)
 
 
-def get_beat(worker: bytes) -> Command:
-    """Ask whether a worker lives; answers nil if not."""
-    return ("GET", worker_key(worker))
+def _encoded(octets: bytes) -> bytes:
+    return b2a_base64(octets, newline=False).translate(_URL_SAFE, b"=")
 
 
-def delete_beat(worker: bytes) -> Command:
-    """Say that a worker has ended."""
-    return ("DEL", worker_key(worker))
+def _digest(text: bytes, octets: int) -> bytes:
+    raw = a2b_base64(text.translate(_PLAIN) + b"=" * (-len(text) % 4))
+    if text and len(raw) != octets:
+        raise ValueError(f"{len(raw)} octets")
+    return raw
