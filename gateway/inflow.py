@@ -23,15 +23,15 @@ class Blocks(Protocol):
 
 
 class Content(Protocol):
-    """Where content comes from: a face.
+    """Where content comes from: a face."""
 
-    Attributes:
-        octets: read so far.
-        waited_s: time spent waiting for the client.
-    """
+    @property
+    def octets(self) -> int:
+        """Octets read so far."""
 
-    octets: int
-    waited_s: float
+    @property
+    def waited_s(self) -> float:
+        """Seconds spent waiting for the client."""
 
     async def read(self) -> bytes:
         """Return the next octets in wire form, without the final dot; ``b""`` at the end.

@@ -88,7 +88,7 @@ class TrackingList(Protocol):
 
 
 class History(Protocol):
-    """What the tracking list and its journal know of the past, for `trace`, `forget` and the console.
+    """What tracking list and journal know of the past, for `trace`, `forget` and the console.
 
     Every method raises `TrackingListError` if the list does not answer. These calls may take
     seconds; none is made on the way of a message.
@@ -120,14 +120,15 @@ class Downstream(Protocol):
 
     Any failure of the connection raises `LostError`; the session is then unusable, and for a
     message whose final dot was sent the outcome is unknown.
-
-    Attributes:
-        waited_s: seconds spent waiting for the server so far.
-        is_per_recipient: whether it answers content for each recipient (LMTP, RFC 2033).
     """
 
-    waited_s: float
-    is_per_recipient: bool
+    @property
+    def waited_s(self) -> float:
+        """Seconds spent waiting for the server so far."""
+
+    @property
+    def is_per_recipient(self) -> bool:
+        """Whether it answers content for each recipient (LMTP, RFC 2033 section 4.2)."""
 
     async def exchange(self, commands: Sequence[bytes]) -> Sequence[Reply]:
         """Send commands, each a line with CRLF, and return their replies in order."""
@@ -166,7 +167,7 @@ class Journal(Protocol):
         """Log that something in the world is wrong, with what a postmaster can do about it.
 
         Args:
-            event: past participle or noun such as ``"downstream_lost"``; the same for the same fault.
+            event: such as ``"downstream_lost"``; the same for the same fault.
             reason: free text.
         """
 

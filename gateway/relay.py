@@ -463,7 +463,7 @@ def _examined(head: Head, settings: RelaySettings) -> Examination:
     Raises:
         ContentRefusedError: the message has been through too many servers (RFC 5321 section 6.3).
     """
-    examination = examine(head.section)
+    examination = examine(head.section, is_whole=head.is_complete)
     if examination.hops > settings.hops:
         raise ContentRefusedError("hops")
     return examination

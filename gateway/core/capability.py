@@ -7,6 +7,7 @@ through us unharmed; those that change the dialogue (CHUNKING, AUTH, ETRN, XCLIE
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.core.reply import Reply, reply
@@ -48,7 +49,7 @@ def parse_ehlo(answer: Reply) -> Capabilities:
 
 
 def ehlo_reply(
-    hostname: str, downstream: Capabilities, *, max_size_octets: int, offers_starttls: bool
+    hostname: str, downstream: Capabilities, *, max_size_octets: int, own: Sequence[str]
 ) -> Reply:
     """Compose our EHLO reply.
 
@@ -56,7 +57,7 @@ def ehlo_reply(
         hostname: our name.
         downstream: its last known capabilities.
         max_size_octets: our own limit; the smaller of the two is announced.
-        offers_starttls: whether the client may begin TLS now.
+        own: extensions of ours, with their parameters.
     """
     texts = [hostname]
     for keyword, parameters in downstream.extensions:
@@ -64,9 +65,7 @@ def ehlo_reply(
             texts.append(f"SIZE {_size(parameters, max_size_octets)}")
         elif keyword in _MIRRORED and parameters.isascii() and parameters.isprintable():
             texts.append(f"{keyword} {parameters}".strip())
-    if offers_starttls:
-        texts.append("STARTTLS")
-    return reply(250, "", *texts)
+    return reply(250, "", *texts, *own)
 
 
 def _size(parameters: str, max_size_octets: int) -> int:

@@ -1,0 +1,155 @@
+"""What the SMTP sessions of one worker share: who is let in, the settings in force, and the end.
+
+Fails never; a client that is not let in gets a reply that says why.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.core import answer
+from gateway.core.capability import Capabilities
+from gateway.core.reply import Reply
+from gateway.core.rule import Address, Network, is_within
+from gateway.ports import Journal, Meter
+from gateway.relay import Desk
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpSettings:
+    """What the postmaster chose; replaced as a whole on reload.
+
+    Attributes:
+        hostname: our name.
+        clients: networks that may connect; empty for anyone.
+        proxy_protocol: networks whose PROXY header is required and believed.
+        xforward: networks whose XFORWARD is accepted.
+        tls: context for STARTTLS; None if it is not offered.
+        is_tls_required: whether MAIL needs it.
+        sessions: most at a time, over all workers.
+        sessions_per_client: most at a time from one address, over all workers.
+        message_size_octets: most content.
+        recipients: most in one transaction.
+        idle_timeout_s: between two commands or blocks of content.
+        errors: how many a session may make.
+    """
+
+    hostname: str
+    clients: tuple[Network, ...]
+    proxy_protocol: tuple[Network, ...]
+    xforward: tuple[Network, ...]
+    tls: ssl.SSLContext | None
+    is_tls_required: bool
+    sessions: int
+    sessions_per_client: int
+    message_size_octets: int
+    recipients: int
+    idle_timeout_s: float
+    errors: int
+
+
+class Census(Protocol):
+    """Counts the sessions of all workers."""
+
+    def enter(self, address: str, *, sessions: int, sessions_per_client: int) -> bool:
+        """Count one in, or return False if there are too many already."""
+
+    def leave(self, address: str) -> None:
+        """Count one out that was let in."""
+
+
+class Guest(Protocol):
+    """A session, as the reception sees it."""
+
+    def part(self, farewell: Reply) -> None:
+        """End as soon as no transaction is open."""
+
+    def cut(self, farewell: Reply) -> None:
+        """End now."""
+
+
+class Reception:
+    """Lets sessions in, and out at the end.
+
+    Attributes:
+        settings: in force for what begins from now on.
+        is_stopping: whether no new transaction may begin.
+        refusal: what every new session is told instead of a greeting; None to let them in.
+    """
+
+    def __init__(
+        self,
+        settings: SmtpSettings,
+        *,
+        current_desk: Callable[[], Desk],
+        capabilities: Callable[[], Capabilities],
+        journal: Journal,
+        meter: Meter,
+        census: Census,
+    ) -> None:
+        """Open for these settings.
+
+        Args:
+            settings: may be replaced any time.
+            current_desk: for each new transaction.
+            capabilities: the downstream's last known ones.
+            journal: where complaints go.
+            meter: where sessions are counted.
+            census: where they are counted over all workers.
+        """
+        self.settings = settings
+        self.is_stopping = False
+        self.refusal: Reply | None = None
+        self.current_desk = current_desk
+        self.capabilities = capabilities
+        self.journal = journal
+        self.meter = meter
+        self._census = census
+        self._guests: set[Guest] = set()
+
+    def admit(self, guest: Guest, address: Address | None) -> Reply | None:
+        """Let a session in, or return what it is told instead."""
+        settings = self.settings
+        if settings.clients and address is not None and not is_within(address, settings.clients):
+            return answer.NOT_ALLOWED
+        if self.is_stopping:
+            return answer.STOPPING
+        if self.refusal is not None:
+            return self.refusal
+        if not self._census.enter(
+            _shown(address),
+            sessions=settings.sessions,
+            sessions_per_client=settings.sessions_per_client,
+        ):
+            return answer.TOO_MANY_SESSIONS
+        self._guests.add(guest)
+        return None
+
+    def leave(self, guest: Guest, address: Address | None) -> None:
+        """Let a session out; one that was never let in is none of ours."""
+        if guest in self._guests:
+            self._guests.remove(guest)
+            self._census.leave(_shown(address))
+
+    def stop(self) -> None:
+        """Let nobody in any more, and ask those within to leave when their transaction is over."""
+        self.is_stopping = True
+        for guest in tuple(self._guests):
+            guest.part(answer.STOPPING)
+
+    def cut(self) -> None:
+        """Show everybody out."""
+        for guest in tuple(self._guests):
+            guest.cut(answer.STOPPING)
+
+    @property
+    def sessions(self) -> int:
+        """Count the sessions within."""
+        return len(self._guests)
+
+
+def _shown(address: Address | None) -> str:
+    return "" if address is None else str(address)
