@@ -115,21 +115,15 @@ class Metrics:
             self._count_age(report)
 
     def observe_store(self, operation: str, result: str, elapsed_s: float) -> None:
-        """Count one operation on the tracking list (`Observe`); ``ok`` says that it is up.
-
-        ``open``, the breaker's, says that it is down. One error or time-out says neither.
-        """
+        """Count one operation on the tracking list (`Observe`); it is up if the last was ``ok``."""
         values = self._values
         counter, histogram = _LIST.get((operation, result), _UNKNOWN)
         values[counter] += 1
         if histogram:
             values[histogram] += elapsed_s
             values[histogram + 1 + bisect_left(_LIST_BOUNDS_S, elapsed_s)] += 1
-        if result == "ok":
-            values[_LIST_UP] = 1.0
-            values[_LIST_UP + 1] = time.monotonic()
-        elif result == "open":
-            self._tell(_LIST_UP, 0.0)
+        values[_LIST_UP] = 1.0 if result == "ok" else 0.0
+        values[_LIST_UP + 1] = time.monotonic()
 
     def observe_downstream(self, command: str, status: str, elapsed_s: float) -> None:
         """Count one reply of the downstream (`Observe`); a new connection means that it is up."""
