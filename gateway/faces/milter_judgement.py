@@ -1,0 +1,187 @@
+"""What becomes of a message that a milter sees: asked, decided and said at its end.
+
+Everything is asked and answered at the end of the message. Mail servers hand a message to their
+milters when all of it is there, so that nothing is won by asking earlier, and a message that is
+aborted before leaves nothing behind.
+
+The milter never learns what the mail server makes of a message afterwards. What it confirms is
+provisional (see `Sighting.provisional_at_s`), unless the postmaster assumes the best.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.core.amendment import Amendment, amend
+from gateway.core.conclusion import Conclusion, conclude
+from gateway.core.fingerprint import DIGEST_OCTETS
+from gateway.core.policy import Action, Decision, Verdict, summary
+from gateway.core.reply import Reply, reply
+from gateway.core.report import Outcome, Report, entries
+from gateway.faces import milter_wire as wire
+from gateway.faces.milter_message import Letter
+from gateway.relay import Desk
+from gateway.screening import Screened
+
+_RECURRING = (Verdict.DUPLICATE, Verdict.COLLISION)
+_FORGED_NAME = b"X-Mailonce"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is to be done about a message, and what is to be remembered once that was said.
+
+    Attributes:
+        answer: packets for the mail server.
+        report: for log, counters and journal.
+    """
+
+    answer: bytes
+    report: Report
+    _desk: Desk
+    _screened: Screened
+    _decisions: tuple[Decision, ...]
+    _replies: tuple[Reply | None, ...]
+    _fingerprint: bytes
+
+    async def settle(self, *, is_outcome_known: bool) -> None:
+        """Tell the tracking list and the journal, after the mail server was told."""
+        self._desk.journal.record(self.report)
+        await self._desk.screening.settle(
+            self._screened,
+            self._decisions,
+            self._replies,
+            self._fingerprint,
+            entries(self.report, self._desk.settings.keep),
+            is_outcome_known=is_outcome_known,
+        )
+
+    async def withdraw(self) -> None:
+        """Give up the claims: the mail server did not wait for the answer."""
+        await self._desk.screening.release(self._screened)
+
+
+async def judge(desk: Desk, letter: Letter, *, has_leading_space: bool) -> Judgement:
+    """Screen a message and say what is to become of it.
+
+    Args:
+        desk: to work with.
+        letter: the message.
+        has_leading_space: as agreed with the mail server.
+    """
+    screened = None
+    try:
+        screened = await _screened(desk, letter)
+        decisions = desk.screening.decide(screened)
+        amendment = _amended(desk, letter, screened, decisions)
+        end = _concluded(letter, amendment, decisions)
+        return Judgement(
+            answer=_answer(letter, amendment, end, has_leading_space=has_leading_space),
+            report=_report(letter, screened, end, amendment),
+            _desk=desk,
+            _screened=screened,
+            _decisions=decisions,
+            _replies=end.replies,
+            _fingerprint=letter.fingerprint,
+        )
+    except BaseException:
+        if screened is not None:
+            await desk.screening.release(screened)
+        raise
+
+
+async def _screened(desk: Desk, letter: Letter) -> Screened:
+    screening = desk.screening
+    if not letter.is_checkable:
+        return screening.unchecked(letter.examination, letter.envelope)
+    screened = await screening.claim(letter.examination, letter.envelope, letter.fingerprint)
+    if screened.needs_content:
+        return await screening.resolve(screened, letter.fingerprint)
+    return screened
+
+
+def _amended(
+    desk: Desk, letter: Letter, screened: Screened, decisions: tuple[Decision, ...]
+) -> Amendment | None:
+    """Return what shall be done to the message, or None if it is deferred."""
+    if any(decision.action is Action.DEFERRED for decision in decisions):
+        return None
+    has_date = letter.examination.date is not None
+    return amend(
+        letter.examination,
+        decisions,
+        [candidate.sighting for candidate in screened.candidates],
+        letter.fingerprint if has_date else secrets.token_bytes(DIGEST_OCTETS),
+        desk.settings.edition,
+    )
+
+
+def _concluded(
+    letter: Letter, amendment: Amendment | None, decisions: tuple[Decision, ...]
+) -> Conclusion:
+    """Put what the mail server is expected to do in the place of a downstream's reply."""
+    if amendment is None:
+        return conclude(decisions, {}, is_per_recipient=False)
+    queued = f", queued as {letter.queue_id.decode('ascii')}" if letter.queue_id else ""
+    passed = reply(250, "2.0.0", f"Ok: left to the mail server{queued}")
+    replies: Mapping[int, Reply] = {
+        index: passed for index in range(len(decisions)) if index not in amendment.removed
+    }
+    return conclude(amendment.decisions, replies, is_per_recipient=False)
+
+
+def _answer(
+    letter: Letter, amendment: Amendment | None, end: Conclusion, *, has_leading_space: bool
+) -> bytes:
+    """Compose the packets that carry a judgement out."""
+    if amendment is None:
+        return wire.reply_code(end.reply)
+    if amendment.decisions and len(amendment.removed) == len(amendment.decisions):
+        return wire.DISCARD
+    packets = [
+        wire.delete_recipient(argument)
+        for index in amendment.removed
+        for argument in letter.arguments[index]
+    ]
+    packets += [wire.delete_field(_FORGED_NAME, n) for n in range(amendment.forged, 0, -1)]
+    packets += [
+        wire.insert_field(field, has_leading_space=has_leading_space) for field in amendment.fields
+    ]
+    return b"".join((*packets, wire.CONTINUE))
+
+
+def _report(
+    letter: Letter, screened: Screened, end: Conclusion, amendment: Amendment | None
+) -> Report:
+    now_s = time.monotonic()
+    outcomes = tuple(
+        [
+            Outcome(
+                candidate.forward_path,
+                decision,
+                candidate.key,
+                candidate.sighting if decision.verdict in _RECURRING else None,
+                said,
+            )
+            for candidate, decision, said in zip(
+                screened.candidates, end.decisions, end.replies, strict=True
+            )
+        ]
+    )
+    return Report(
+        at_s=time.time(),
+        client=letter.client,
+        reverse_path=letter.envelope.reverse_path,
+        outcomes=outcomes,
+        summary=summary([outcome.decision for outcome in outcomes]),
+        identity=b"" if screened.identity is None else screened.identity.value,
+        form=letter.examination.message_id.form,
+        is_id_added=amendment is not None and amendment.is_id_added,
+        size_octets=letter.size_octets,
+        reply=end.reply,
+        duration_s=now_s - letter.started_s,
+        overhead_s=now_s - letter.ended_s,
+    )

@@ -1,0 +1,187 @@
+"""One message as a milter sees it, collected packet by packet, within bounds of memory.
+
+What a server has taken apart is put together again here, so that header section, paths and
+fingerprint are those that the SMTP face sees: a copy seen there must be known here. Octets of the
+body are not kept.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+
+from gateway.core.envelope import Envelope, normalized, parse_path
+from gateway.core.fingerprint import Fingerprinter
+from gateway.core.handover import Client
+from gateway.core.policy import Examination, examine
+
+_QUEUE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class MilterSettings:
+    """What the postmaster chose for milters alone; all else is on the desk.
+
+    Attributes:
+        recipients: most of one message; a message to more passes unchecked.
+        sessions: most connections.
+        idle_timeout_s: longest silence in the middle of a packet or of content.
+        is_acceptance_assumed: whether what passes here counts as accepted at once.
+    """
+
+    recipients: int = 1000
+    sessions: int = 1000
+    idle_timeout_s: float = 300.0
+    is_acceptance_assumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A whole message and its envelope.
+
+    Attributes:
+        client: of the mail server.
+        envelope: each recipient once.
+        arguments: per recipient, how it was written in RCPT, each way once.
+        examination: of its header section.
+        fingerprint: of the content.
+        is_checkable: False if header section or recipients went over their limits.
+        size_octets: of the content.
+        started_s: monotonic time of its first field.
+        ended_s: monotonic time of its end.
+        queue_id: the mail server's, or ``b""``.
+    """
+
+    client: Client
+    envelope: Envelope
+    arguments: tuple[tuple[bytes, ...], ...]
+    examination: Examination
+    fingerprint: bytes
+    is_checkable: bool
+    size_octets: int
+    started_s: float
+    ended_s: float
+    queue_id: bytes
+
+
+class Collector:
+    """Takes the packets of one message in, from MAIL to its end; within bounds of memory.
+
+    Attributes:
+        is_content_begun: whether a field or a part of the body has come.
+    """
+
+    __slots__ = (
+        "_arguments",
+        "_client",
+        "_examination",
+        "_fields",
+        "_fingerprinter",
+        "_header_room",
+        "_is_header_whole",
+        "_is_recipients_whole",
+        "_recipients",
+        "_reverse_path",
+        "_size_octets",
+        "_started_s",
+        "is_content_begun",
+    )
+
+    def __init__(
+        self, client: Client, sender: bytes, *, header_size_octets: int, recipients: int
+    ) -> None:
+        """Begin with MAIL.
+
+        Args:
+            client: of the mail server.
+            sender: first argument of MAIL.
+            header_size_octets: how much of the header section is kept.
+            recipients: how many are kept.
+        """
+        self.is_content_begun = False
+        self._client = client
+        self._reverse_path = _path(b"FROM:", sender)
+        self._arguments: dict[bytes, tuple[bytes, tuple[bytes, ...]]] = {}
+        self._recipients = recipients
+        self._is_recipients_whole = True
+        self._fields: list[bytes] = []
+        self._header_room = header_size_octets
+        self._is_header_whole = True
+        self._examination: Examination | None = None
+        self._fingerprinter: Fingerprinter | None = None
+        self._size_octets = 0
+        self._started_s = 0.0
+
+    @property
+    def has_recipients(self) -> bool:
+        """Say whether the message is for anybody."""
+        return bool(self._arguments)
+
+    def take_recipient(self, argument: bytes) -> None:
+        """Take the first argument of RCPT."""
+        path = _path(b"TO:", argument)
+        key = normalized(path)
+        first, written = self._arguments.get(key, (path, ()))
+        if argument in written:
+            return
+        if self._recipients == 0:
+            self._is_recipients_whole = False
+            return
+        self._recipients -= 1
+        self._arguments[key] = (first, (*written, argument))
+
+    def take_field(self, field: bytes) -> None:
+        """Take a whole header field."""
+        self._begin()
+        self._size_octets += len(field)
+        self._header_room -= len(field)
+        if self._header_room >= 0:
+            self._fields.append(field)
+        else:
+            self._is_header_whole = False
+
+    def take_body(self, chunk: bytes) -> None:
+        """Take the next octets of the body."""
+        self._begin()
+        self._size_octets += len(chunk)
+        self._examined()[1].update(chunk)
+
+    def finished(self, queue_id: bytes) -> Letter:
+        """Return the whole message."""
+        self._begin()
+        examination, fingerprinter = self._examined()
+        recipients = self._arguments.values()
+        return Letter(
+            client=self._client,
+            envelope=Envelope(
+                self._reverse_path, tuple([path for path, _ in recipients]), self._client.address
+            ),
+            arguments=tuple([written for _, written in recipients]),
+            examination=examination,
+            fingerprint=fingerprinter.digest(),
+            is_checkable=self._is_header_whole and self._is_recipients_whole,
+            size_octets=self._size_octets + len(b"\r\n"),
+            started_s=self._started_s,
+            ended_s=time.monotonic(),
+            queue_id=queue_id if _QUEUE_ID.fullmatch(queue_id) else b"",
+        )
+
+    def _begin(self) -> None:
+        if not self.is_content_begun:
+            self.is_content_begun = True
+            self._started_s = time.monotonic()
+
+    def _examined(self) -> tuple[Examination, Fingerprinter]:
+        """Close the header section, if that has not been done."""
+        if self._examination is None or self._fingerprinter is None:
+            self._examination = examine(b"".join(self._fields))
+            self._fingerprinter = Fingerprinter(self._examination.identifying)
+            self._fingerprinter.update(self._examination.stray)
+        return self._examination, self._fingerprinter
+
+
+def _path(label: bytes, argument: bytes) -> bytes:
+    """Read an address as the SMTP face would, so that both know it under the same key."""
+    read = parse_path(label + argument)
+    return argument.strip(b"<>") if read is None else read.path

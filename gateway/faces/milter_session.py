@@ -1,0 +1,346 @@
+"""One connection of a mail server that has us as a milter, and the message under way on it.
+
+Mail servers open a connection per SMTP client, for all messages of that client. The negotiation
+asks for the least: every packet but the end of a message goes unanswered, so that a message costs
+the mail server one round trip. A mail server that is too old for that gets its answers.
+
+Nothing here knows what a duplicate is, nor how many connections there are. Whatever makes no sense
+ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Protocol, cast
+
+from gateway.core import answer
+from gateway.core.handover import Client
+from gateway.faces import milter_wire as wire
+from gateway.faces.milter_judgement import judge
+from gateway.faces.milter_message import Collector, Letter, MilterSettings
+from gateway.faces.milter_wire import Event, Request, Stage, Step
+from gateway.ports import Meter
+from gateway.relay import Desk
+from gateway.watchdog import Watchdog
+
+_REQUESTS = (
+    Request.ADD_HEADERS
+    | Request.CHANGE_HEADERS
+    | Request.DELETE_RECIPIENTS
+    | Request.SET_MACRO_LISTS
+)
+_STEPS = (
+    Step.NO_UNKNOWN
+    | Step.NO_DATA
+    | Step.NO_END_OF_HEADER
+    | Step.NO_REPLY_CONNECT
+    | Step.NO_REPLY_HELO
+    | Step.NO_REPLY_MAIL
+    | Step.NO_REPLY_RCPT
+    | Step.NO_REPLY_HEADER
+    | Step.NO_REPLY_END_OF_HEADER
+    | Step.NO_REPLY_BODY
+    | Step.LEADING_SPACE
+)
+# Macros come with every event, if the server has its way. We want one, once.
+_MACROS = MappingProxyType({Stage.END_OF_MESSAGE: b"i"})
+# Between two messages, and between RCPT and the content, the mail server waits for its client, and
+# nothing comes here. libmilter gives up after 7210 s; the mail server after as long as its own
+# time-outs add up to.
+_SESSION_TIMEOUT_S = 7210.0
+# RFC 5321 section 4.5.3.1 allows 256 octets for a path; Postfix reads lines of 2048.
+_MAX_ARGUMENT_OCTETS = 4096
+_HIGH_WATER_PACKETS = 64
+
+
+class House(Protocol):
+    """Who keeps count of the connections."""
+
+    def admit(self, session: MilterSession, transport: asyncio.BaseTransport) -> bool:
+        """Let a connection in, or not."""
+
+    def dismiss(self, session: MilterSession) -> None:
+        """Forget a connection that has ended, and has nothing under way any more."""
+
+
+class MilterSession(asyncio.Protocol):
+    """A connection, from the negotiation to its end."""
+
+    __slots__ = (
+        "_agreed",
+        "_answered",
+        "_client",
+        "_current_desk",
+        "_house",
+        "_is_given_up",
+        "_is_paused",
+        "_judging",
+        "_macros",
+        "_message",
+        "_meter",
+        "_reader",
+        "_result",
+        "_settings",
+        "_transport",
+        "_waiting",
+        "_watchdog",
+    )
+
+    def __init__(
+        self,
+        house: House,
+        current_desk: Callable[[], Desk],
+        meter: Meter,
+        settings: MilterSettings,
+    ) -> None:
+        """Wait for the connection.
+
+        Args:
+            house: told when it begins and ends.
+            current_desk: asked once per message.
+            meter: told of connections and of faults in the protocol.
+            settings: the postmaster's.
+        """
+        self._house = house
+        self._current_desk = current_desk
+        self._meter = meter
+        self._settings = settings
+        self._transport: asyncio.Transport | None = None
+        self._watchdog = Watchdog(asyncio.get_running_loop(), self._fall_silent)
+        self._reader = wire.PacketReader()
+        self._agreed: wire.Negotiation | None = None
+        self._answered: frozenset[int] = frozenset()
+        self._client = Client()
+        self._macros: dict[int, bytes] = {}
+        self._message: Collector | None = None
+        self._judging: asyncio.Task[None] | None = None
+        self._waiting: list[tuple[int, bytes]] = []
+        self._is_paused = False
+        self._is_given_up = False
+        self._result = "lost"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection over."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._meter.session_began()
+        if self._house.admit(self, transport):
+            self._watchdog.arm(self._settings.idle_timeout_s)
+        else:
+            self._result = "refused"
+            self.cut()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go; a message that is being judged is withdrawn when that has come to an end."""
+        self._watchdog.close()
+        self._is_given_up = True
+        if self._result == "lost" and exc is None and self._message is None:
+            self._result = "ok"  # the mail server closes without QUIT once it has given up on us
+        self._message = None
+        self._meter.session_ended(is_tls=False, result=self._result)
+        if self._judging is None:
+            self._house.dismiss(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take octets from the mail server."""
+        try:
+            packets = self._reader.feed(data)
+            if self._judging is None:
+                self._go_on(packets)
+            else:
+                self._keep_for_later(packets)
+        except wire.WireError as error:
+            self._fail(error)
+
+    def cut(self) -> None:
+        """End the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _keep_for_later(self, packets: Sequence[tuple[int, bytes]]) -> None:
+        """Hold back what comes while a message is being judged.
+
+        The mail server waits for our answer then; if it says anything, it has given up on that.
+        """
+        self._waiting += packets
+        self._is_given_up |= any(
+            command in (Event.ABORT, Event.QUIT, Event.QUIT_NEW_CONNECTION)
+            for command, _ in packets
+        )
+        if len(self._waiting) > _HIGH_WATER_PACKETS and not self._is_paused:
+            self._is_paused = True
+            self._open_transport().pause_reading()
+
+    def _go_on(self, packets: Sequence[tuple[int, bytes]]) -> None:
+        """Work through packets, up to the end of a message."""
+        answers = []
+        for number, (command, payload) in enumerate(packets, 1):
+            if command == Event.END_OF_MESSAGE:
+                self._waiting = list(packets[number:])
+                self._end_message(payload)
+                break
+            answers.append(self._take(command, payload))
+            if command in self._answered:
+                answers.append(wire.CONTINUE)
+        if any(answers):
+            self._open_transport().write(b"".join(answers))
+        if self._judging is None:
+            self._expect_more()
+
+    def _take(self, command: int, payload: bytes) -> bytes:
+        """Take one packet; return what must be answered beyond going on."""
+        if command == Event.MACRO:
+            if payload:
+                self._macros[payload[0]] = payload
+        elif command == Event.HEADER:
+            is_spaced = self._agreement().has_leading_space
+            self._open_message().take_field(wire.parse_field(payload, has_leading_space=is_spaced))
+        elif command == Event.BODY:
+            self._open_message().take_body(payload)
+        elif command == Event.NEGOTIATE:
+            return self._negotiate(payload)
+        elif command in (Event.CONNECT, Event.HELO):
+            self._introduce(command, payload)
+        elif command == Event.MAIL:
+            self._begin_message(_argument(payload))
+        elif command == Event.RCPT:
+            self._open_message().take_recipient(_argument(payload))
+        elif command in (Event.ABORT, Event.QUIT_NEW_CONNECTION):
+            self._message = None
+            if command == Event.QUIT_NEW_CONNECTION:
+                self._client = Client()
+        elif command == Event.QUIT:
+            self._result = "ok"
+            self._message = None
+            self._open_transport().close()
+        elif command not in (Event.DATA, Event.UNKNOWN, Event.END_OF_HEADER):
+            raise wire.WireError(f"command {command:#x} is unknown")
+        return b""
+
+    def _negotiate(self, payload: bytes) -> bytes:
+        offered = wire.parse_negotiation(payload)
+        self._agreed = wire.agree(offered, _REQUESTS, _STEPS)
+        self._answered = self._agreed.answered
+        return wire.negotiated(self._agreed, _MACROS)
+
+    def _introduce(self, command: int, payload: bytes) -> None:
+        """Learn who the client of the mail server is."""
+        self._agreement()
+        if command == Event.HELO:
+            self._client = replace(self._client, helo=_argument(payload).decode("latin-1"))
+            return
+        connection = wire.parse_connection(payload)
+        is_named = connection.name not in ("", "unknown") and not connection.name.startswith("[")
+        self._client = Client(
+            connection.address,
+            connection.port,
+            connection.name if is_named else Client().name,
+        )
+
+    def _begin_message(self, sender: bytes) -> None:
+        self._agreement()
+        self._message = Collector(
+            self._client,
+            sender,
+            header_size_octets=self._current_desk().settings.header_size_octets,
+            recipients=self._settings.recipients,
+        )
+
+    def _end_message(self, payload: bytes) -> None:
+        """Have a whole message judged."""
+        message = self._open_message()
+        if payload:
+            message.take_body(payload)
+        if not message.has_recipients:
+            self._message = None
+            self._open_transport().write(wire.CONTINUE)
+            return
+        letter = message.finished(self._queue_id())
+        self._message = None
+        self._watchdog.disarm()
+        # Nobody who hangs up can cancel it: what was claimed has to be settled.
+        self._judging = asyncio.create_task(self._judge(letter))
+
+    def _queue_id(self) -> bytes:
+        """Return the mail server's name for the message: Postfix tells it late, Sendmail early."""
+        for event in (Event.END_OF_MESSAGE, Event.MAIL):
+            if event in self._macros:
+                _, macros = wire.parse_macros(self._macros[event])
+                if b"i" in macros:
+                    return macros[b"i"]
+        return b""
+
+    async def _judge(self, letter: Letter) -> None:
+        """Judge a message, answer, and go on with what has come in the meantime."""
+        desk = self._current_desk()
+        is_answered = False
+        try:
+            is_spaced = self._agreement().has_leading_space
+            judgement = await judge(desk, letter, has_leading_space=is_spaced)
+            if self._is_given_up:
+                desk.journal.complain("milter_answer_unwanted", "the mail server gave up waiting")
+                await judgement.withdraw()
+            else:
+                is_answered = True
+                self._open_transport().write(judgement.answer)
+                await judgement.settle(is_outcome_known=self._settings.is_acceptance_assumed)
+        except Exception as error:  # noqa: BLE001 - our bug; the client shall try again
+            desk.journal.complain("bug", repr(error))
+            if not is_answered and not self._is_given_up:
+                self._open_transport().write(wire.reply_code(answer.BUG))
+        finally:
+            self._judging = None
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            self._house.dismiss(self)
+            return
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
+        self._is_given_up = False
+        waiting, self._waiting = self._waiting, []
+        try:
+            self._go_on(waiting)
+        except wire.WireError as error:
+            self._fail(error)
+
+    def _expect_more(self) -> None:
+        is_amid = self._message is not None and self._message.is_content_begun
+        is_amid = is_amid or self._reader.held_octets > 0 or self._agreed is None
+        self._watchdog.arm(self._settings.idle_timeout_s if is_amid else _SESSION_TIMEOUT_S)
+
+    def _fall_silent(self) -> None:
+        self._result = "timeout"
+        self.cut()
+
+    def _fail(self, error: wire.WireError) -> None:
+        """Give up on a mail server that makes no sense; its default action holds then."""
+        self._result = "error"
+        self._meter.protocol_error("command")
+        self._current_desk().journal.complain("milter_protocol_broken", str(error))
+        self.cut()
+
+    def _agreement(self) -> wire.Negotiation:
+        if self._agreed is None:
+            raise wire.WireError("no negotiation")
+        return self._agreed
+
+    def _open_message(self) -> Collector:
+        if self._message is None:
+            raise wire.WireError("no MAIL before this")
+        return self._message
+
+    def _open_transport(self) -> asyncio.Transport:
+        return cast("asyncio.Transport", self._transport)  # set before anything can come
+
+
+def _argument(payload: bytes) -> bytes:
+    """Return the first string: the name of HELO, the address of MAIL and RCPT."""
+    argument = wire.parse_strings(payload)[0]
+    if len(argument) > _MAX_ARGUMENT_OCTETS:
+        raise wire.WireError("an address of unreasonable length")
+    return argument
