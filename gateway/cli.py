@@ -1,0 +1,157 @@
+"""The command line: ``mailonce COMMAND``; what each command prints, and with which code it ends.
+
+Every command imports what it needs when it runs, so that a small one starts at once. What a user
+can cause ends with one line per problem on standard error and exit code 2, never with a traceback;
+a traceback is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from gateway import __version__
+from gateway.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gateway.config import Config
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+ConfigFile = Annotated[
+    Path,
+    typer.Option(
+        "--config", metavar="FILE", envvar="MAILONCE_CONFIG", help="The configuration, in TOML."
+    ),
+]
+BAD_INPUT = 2
+"""Exit code for what the user can put right; also for wrong options."""
+
+_CHUNK_OCTETS = 64 << 10
+_MAX_SECTION_OCTETS = 16 << 20  # the highest `limits.header_size`
+
+
+def main() -> None:
+    """Run the command that the arguments name, and exit."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files can hold any octets
+    app(prog_name="mailonce")
+
+
+def load_or_exit(path: Path) -> Config:
+    """Return the configuration in a file and the environment, or tell all its problems and exit."""
+    from gateway.config import load
+
+    try:
+        return load(path, os.environ)
+    except ConfigError as error:
+        complain(*error.problems)
+        raise typer.Exit(BAD_INPUT) from error
+
+
+def complain(*lines: object) -> None:
+    """Print lines on standard error."""
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"mailonce {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Inbound e-mail deduplication gateway: each recipient gets each message once."""
+
+
+@app.command()
+def check(config: ConfigFile) -> None:
+    """Validate a configuration, and tell every problem at once.
+
+    Ends with code 0 if there is none, else 2. No server is asked: that is what `doctor` does.
+    """
+    from gateway.config_remark import missing_files, remarks
+
+    loaded = load_or_exit(config)
+    missing = missing_files(loaded)
+    complain(*missing)
+    complain(*(f"{remark.path}: note: {remark.message}" for remark in remarks(loaded)))
+    if missing:
+        raise typer.Exit(BAD_INPUT)
+    print(f"{config}: no problems")
+
+
+@app.command()
+def canonical(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help='Messages; "-" is standard input.')
+    ],
+) -> None:
+    """Print the canonical Message-ID of message files, a line of JSON each.
+
+    `form` is valid, malformed, weak, multiple or missing; `canonical` holds octets as latin-1, and
+    is null if there is none. Ends with code 2 if a file cannot be read.
+    """
+    from gateway.core.policy import examine
+
+    are_all_read = True
+    for name in files:
+        try:
+            message_id = examine(_header_section(name)).message_id
+        except OSError as error:
+            complain(f"{name}: cannot be read: {error.strerror or error}")
+            are_all_read = False
+            continue
+        octets = message_id.canonical
+        text = None if octets is None else octets.decode("latin-1")
+        print(json.dumps({"file": name, "form": message_id.form, "canonical": text}))
+    if not are_all_read:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _header_section(name: str) -> bytes:
+    """Read the header section of a message file; the whole file if no empty line ends it.
+
+    Raises:
+        OSError: the file cannot be read, or begins with too much of a header.
+    """
+    if name == "-":
+        return _section_of(sys.stdin.buffer)
+    with Path(name).open("rb") as file:
+        return _section_of(file)
+
+
+def _section_of(file: BinaryIO) -> bytes:
+    from gateway.core.header import header_length
+
+    content = bytearray()
+    while chunk := file.read(_CHUNK_OCTETS):
+        searched = len(content)
+        content += chunk
+        length = header_length(content, searched)
+        if length is not None:
+            return bytes(content[:length])
+        if len(content) > _MAX_SECTION_OCTETS:
+            raise OSError("no header section ends within its first 16MiB")
+    return bytes(content)
