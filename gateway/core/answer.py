@@ -1,7 +1,7 @@
 """Every reply that is ours and not the downstream's, in one place.
 
-Codes by RFC 5321 section 4.2.3 and RFC 3463; the texts say what a postmaster at the other end can do
-and nothing of what goes on inside.
+Codes by RFC 5321 section 4.2.3 and RFC 3463 section 3; the texts say what a postmaster at the other
+end can do and nothing of what goes on inside.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ SEND_CONTENT = reply(354, "", "End data with <CR><LF>.<CR><LF>")
 CANNOT_VERIFY = reply(252, "2.5.0", "Cannot VRFY user, but will take the message and try")
 HELP = reply(214, "2.0.0", "RFC 5321; this is a relay in front of another server")
 
-DUPLICATE = reply(
-    250, "2.0.0", "Ok: duplicate of an already accepted message, not delivered again"
-)
+DUPLICATE = reply(250, "2.0.0", "Ok: duplicate of an already accepted message, not delivered again")
 IN_FLIGHT = reply(451, "4.3.0", "Another copy of this message is being delivered, try again later")
 UNCHECKED = reply(451, "4.3.0", "Duplicates cannot be checked for now, try again later")
 UNREACHABLE = reply(451, "4.4.1", "The next server cannot be reached, try again later")

@@ -1,4 +1,4 @@
-"""EHLO replies: what the downstream can do, and what we tell our clients (RFC 5321 section 4.1.1.1).
+"""EHLO replies: what the downstream can do, what we tell our clients (RFC 5321 section 4.1.1.1).
 
 We offer what the downstream offers, through an allow-list: extensions that are mere parameters pass
 through us unharmed; those that change the dialogue (CHUNKING, AUTH, ETRN, XCLIENT) do not.

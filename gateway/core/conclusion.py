@@ -47,11 +47,17 @@ def conclude(
         replies: the downstream's last word, by index of the recipient; none for the dropped.
         is_per_recipient: whether the downstream answered for each recipient (LMTP).
     """
-    by_recipient = tuple(replies.get(index) for index in range(len(decisions)))
+    # A copy that should have been relayed and of which nothing was heard counts as lost.
+    by_recipient = tuple(
+        replies.get(index, answer.LOST if decision.action in _RELAYING else None)
+        for index, decision in enumerate(decisions)
+    )
     ended = tuple(
         _ended(decision, reply) for decision, reply in zip(decisions, by_recipient, strict=True)
     )
-    return Conclusion(_told(decisions, replies, is_per_recipient), ended, by_recipient)
+    said = [reply for reply in by_recipient if reply is not None]
+    told = _told(decisions, said, is_per_recipient=is_per_recipient)
+    return Conclusion(told, ended, by_recipient)
 
 
 def refusal(said: Reply) -> Reply:
@@ -72,15 +78,12 @@ def worst(replies: Sequence[Reply]) -> Reply:
     return max(replies, key=lambda reply: reply.status_class)
 
 
-def _told(
-    decisions: Sequence[Decision], replies: Mapping[int, Reply], is_per_recipient: bool
-) -> Reply:
+def _told(decisions: Sequence[Decision], said: Sequence[Reply], *, is_per_recipient: bool) -> Reply:
     if any(decision.action is Action.DEFERRED for decision in decisions):
         is_in_flight = any(decision.verdict is Verdict.IN_FLIGHT for decision in decisions)
         return answer.IN_FLIGHT if is_in_flight else answer.UNCHECKED
-    if not replies:
+    if not said:
         return answer.DUPLICATE
-    said = list(replies.values())
     has_both = any(reply.is_accepted for reply in said) and not all(r.is_accepted for r in said)
     return answer.MIXED if is_per_recipient and has_both else worst(said)
 

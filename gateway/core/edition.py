@@ -10,8 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.core.header import prepended, without
-from gateway.core.policy import Action, Decision, Examination, Sighting, Verdict
-from gateway.core.tag import generated_id, lacks_id, mark, message_id_field, repaired_id
+from gateway.core.policy import Action, Decision, Examination, Sighting, Verdict, examine
+from gateway.core.tag import (
+    generated_id,
+    lacks_id,
+    mark,
+    message_id_field,
+    modest,
+    repaired_id,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,59 +63,69 @@ def editions(
 ) -> tuple[Edition, ...]:
     """Sort recipients by what their copies look like.
 
+    All duplicates share one mark, and so do all collisions, however differently their recipients
+    have seen them before: each edition costs a transaction, and a client could otherwise make us
+    send one message as often as it has recipients.
+
     Args:
         section: header section as received, dots unstuffed.
         examination: of it.
         decisions: one per recipient; the dropped and deferred get nothing.
         sightings: of the earlier copy, one per recipient.
-        digest: for a generated Message-ID: the fingerprint, or random octets.
+        digest: for a generated Message-ID: the fingerprint, or random octets; ``b""`` while neither
+            is there, and then none is generated.
         settings: the postmaster's.
 
     Returns:
         Editions in the order in which they should go out: unmarked ones first.
     """
-    base = without(section, examination.forged)
-    generated = generated_id(examination, digest, settings.id_domain) if digest else b""
-    added = b""
+    bare = without(section, examination.forged)
+    whole, added = _identified(section, bare, examination, digest, settings)
+    plain = prepended(whole, added)
+    groups: dict[Verdict | None, list[int]] = {}
+    for index, decision in enumerate(decisions):
+        if decision.action not in (Action.DROPPED, Action.DEFERRED):
+            look = _look(decision, is_changed=plain != bare)
+            groups.setdefault(look, []).append(index)
+    unmarked, marked = [], []
+    for look, members in groups.items():
+        if look is None:
+            unmarked.append(Edition(plain, tuple(members), bool(added)))
+        elif look is Verdict.BYPASSED:
+            unmarked.append(Edition(bare, tuple(members), is_id_added=False))
+        else:
+            earlier = modest([sightings[index] for index in members])
+            marking = mark(decisions[members[0]], earlier, hostname=settings.hostname)
+            text = prepended(whole, marking, added)
+            marked.append(Edition(text, tuple(members), bool(added)))
+    return (*unmarked, *marked)
+
+
+def _look(decision: Decision, *, is_changed: bool) -> Verdict | None:
+    """Return what sets a copy apart from the plain one, or None.
+
+    Who is bypassed gets the message as it came, even if a Message-ID is added for others.
+    """
+    is_bypassed = decision.verdict is Verdict.BYPASSED and is_changed
+    return decision.verdict if decision.action is Action.TAGGED or is_bypassed else None
+
+
+def _identified(
+    section: bytes,
+    bare: bytes,
+    examination: Examination,
+    digest: bytes,
+    settings: EditionSettings,
+) -> tuple[bytes, bytes]:
+    """Return the section without forged fields and with its Message-ID repaired, and one to add."""
+    generated = b""
+    if digest and examination.is_identity_derived:
+        generated = generated_id(examination, digest, settings.id_domain)
     if settings.adds_missing and generated and lacks_id(examination):
-        added = message_id_field(generated)
-    whole = _repaired(section, examination, generated) if settings.repairs else base
-    groups: dict[tuple[bytes, bool], list[int]] = {}
-    for index, (decision, sighting) in enumerate(zip(decisions, sightings, strict=True)):
-        if decision.action in (Action.DROPPED, Action.DEFERRED):
-            continue
-        is_untouched = decision.verdict is Verdict.BYPASSED
-        key = (mark(decision, sighting, hostname=settings.hostname), is_untouched)
-        groups.setdefault(key, []).append(index)
-    result = []
-    for (marking, is_untouched), members in sorted(groups.items(), key=lambda group: group[0][0] != b""):
-        text = base if is_untouched else prepended(whole, marking, added)
-        result.append(Edition(text, tuple(members), bool(added) and not is_untouched))
-    return _merged(result)
-
-
-def _merged(candidates: Sequence[Edition]) -> tuple[Edition, ...]:
-    """Put editions with the same octets together (bypassed and new, mostly)."""
-    merged: dict[bytes, Edition] = {}
-    for edition in candidates:
-        same = merged.get(edition.section)
-        members = tuple(sorted((same.members if same else ()) + edition.members))
-        merged[edition.section] = Edition(edition.section, members, edition.is_id_added)
-    return tuple(merged.values())
-
-
-def _repaired(section: bytes, examination: Examination, generated: bytes) -> bytes:
-    """Return the section without forged fields and with a repaired Message-ID, where it may be."""
-    identity = repaired_id(examination, generated)
+        return bare, message_id_field(generated)
+    identity = repaired_id(examination, generated) if settings.repairs else None
     if identity is None:
-        return without(section, examination.forged)
+        return bare, b""
     (field,) = examination.message_id_fields
-    parts = sorted((*examination.forged, field), key=lambda part: part.start)
-    kept, position = [], 0
-    for part in parts:
-        kept.append(section[position : part.start])
-        if part is field:
-            kept.append(message_id_field(identity))
-        position = part.end
-    kept.append(section[position:])
-    return b"".join(kept)
+    repaired = section[: field.start] + message_id_field(identity) + section[field.end :]
+    return without(repaired, examine(repaired).forged), b""

@@ -9,17 +9,15 @@ which ends at the first line that is neither a field nor a continuation.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 # field = field-name *WSP ":" unstructured CRLF. RFC 5322 section 4.5.8 allows blanks before the
 # colon; octets above 127 and LF without CR are seen in practice (the latter in files only).
-_FIELD = re.compile(rb"([!-9;-~\x80-\xff]+)[ \t]*:((?:[^\n]*\n[ \t])*[^\n]*)(?:\n|\Z)")
+_FIELD = re.compile(rb"([!-9;-~\x80-\xff]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)\n?")
 # Seen in practice: mbox "From " lines sent along before the header; servers take them for fields.
 _MBOX_LINES = re.compile(rb"(?:>*From [^\n]*\n)*")
-_END = re.compile(rb"(?:\A|(\n))\r?\n")
 _LINE_END = re.compile(rb"\r?\n")
-_WHITE_SPACE = re.compile(rb"[ \t\r\n]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +25,11 @@ class Field:
     """One header field and where it stands.
 
     Attributes:
-        name: lower case.
         body: octets after the colon, folding and line end included.
         start: offset of the field's first octet in the section.
         end: offset after the field's line end.
     """
 
-    name: bytes
     body: bytes
     start: int
     end: int
@@ -46,21 +42,19 @@ def header_length(content: bytes | bytearray, start: int = 0) -> int | None:
         content: beginning of a message.
         start: offset up to which an earlier call has searched.
     """
-    match = _END.search(content, max(0, start - 3))
-    if match is None:
-        return None
-    return match.end(1) if match[1] else 0
-
-
-def fields(section: bytes) -> Iterator[Field]:
-    """Yield the fields of a section in order, until a line that is none."""
-    for match in _matches(section):
-        yield _field(match)
+    if content[:2] == b"\r\n" or content[:1] == b"\n":
+        return 0
+    begin = max(0, start - 2)
+    end = content.find(b"\n\r\n", begin)
+    # Files alone have line ends without CR; where one comes first it is above the other.
+    bare = content.find(b"\n\n", begin, end + 1 if end >= 0 else None)
+    found = bare if bare >= 0 else end
+    return found + 1 if found >= 0 else None
 
 
 def select(
     section: bytes, names: Collection[bytes]
-) -> tuple[dict[bytes, tuple[Field, ...]], bytes]:
+) -> tuple[Mapping[bytes, Sequence[Field]], bytes]:
     """Pick fields by name.
 
     Args:
@@ -72,14 +66,14 @@ def select(
         which a server takes for the beginning of the body.
     """
     found: dict[bytes, list[Field]] = {name: [] for name in names}
-    end = start_of_fields(section)
-    for match in _matches(section):
-        end = match.end()
+    position = start_of_fields(section)
+    while match := _FIELD.match(section, position):
+        start, position = position, match.end()
         # Most fields are not wanted, and making a value of each would cost more than finding it.
         values = found.get(match[1].lower())
         if values is not None:
-            values.append(_field(match))
-    return {name: tuple(values) for name, values in found.items()}, section[end:]
+            values.append(Field(match[2], start, position))
+    return found, section[position:]
 
 
 def unfolded(body: bytes) -> bytes:
@@ -92,7 +86,7 @@ def collapsed(body: bytes) -> bytes:
 
     Relays fold anew, with a tab as often as with a blank; the words stay.
     """
-    return _WHITE_SPACE.sub(b" ", body).strip(b" ")
+    return b" ".join(body.split())
 
 
 def start_of_fields(section: bytes) -> int:
@@ -128,9 +122,11 @@ def without(section: bytes, unwanted: Collection[Field]) -> bytes:
         unwanted: some of its fields, in order.
 
     Returns:
-        What is left. Where a stray "From " line would now lead, and servers take it and all below
+        What is left. Where a stray "From " line would now lead, and servers would take all below it
         for fields, an empty line keeps it what it was: text.
     """
+    if not unwanted:
+        return section
     kept, position = [], 0
     for field in unwanted:
         kept.append(section[position : field.start])
@@ -138,15 +134,7 @@ def without(section: bytes, unwanted: Collection[Field]) -> bytes:
     kept.append(section[position:])
     left = b"".join(kept)
     at = start_of_fields(section)
-    return left if start_of_fields(left) <= at else left[:at] + b"\r\n" + left[at:]
-
-
-def _matches(section: bytes) -> Iterator[re.Match[bytes]]:
-    position = start_of_fields(section)
-    while match := _FIELD.match(section, position):
-        position = match.end()
-        yield match
-
-
-def _field(match: re.Match[bytes]) -> Field:
-    return Field(match[1].lower(), match[2], match.start(), match.end())
+    # "From : a@b" looks like such a line and is a field all the same.
+    if start_of_fields(left) <= at or _FIELD.match(left, at):
+        return left
+    return left[:at] + b"\r\n" + left[at:]

@@ -26,6 +26,10 @@ _VALID = re.compile(
     + _DOT_ATOM
     + rb"|\[[!-Z^-~\x80-\xff]*\])>"
 )
+# Nearly every Message-ID there is: nothing in it but what counts.
+_PLAIN = re.compile(
+    rb"[ \t\r\n]*+<(" + _DOT_ATOM + rb")@(" + _DOT_ATOM + rb")>[ \t\r\n]*+",
+)
 _QUOTED_DOT_ATOM = re.compile(rb'"(' + _DOT_ATOM + rb')"')
 _TEXT, _QUOTED, _BLANK, _COMMENT = "text", "quoted", "blank", "comment"
 _UNCLEAN = re.compile(rb'[ \t\r\n"(\\]')
@@ -75,16 +79,19 @@ def message_id_of(bodies: Sequence[bytes]) -> MessageId:
         bodies: raw bodies of all Message-ID fields, in order. The first that is not empty counts
             (RFC 7352 section 3.1), because relays append and prepend others.
     """
+    if len(bodies) == 1 and (plain := _PLAIN.fullmatch(bodies[0])):
+        canonical = b"%b@%b" % (plain[1], plain[2].lower())
+        return MessageId(Form.WEAK if is_weak(canonical) else Form.VALID, canonical)
     ids = [canonical_of(body) for body in bodies]
-    canonical = next((value for value in ids if value is not None), None)
-    if canonical is None:
+    first = next((value for value in ids if value is not None), None)
+    if first is None:
         return MessageId(Form.MISSING, None)
     if len(set(ids)) > 1 or any(_names_several(body) for body in bodies):
-        return MessageId(Form.MULTIPLE, canonical)
-    if is_weak(canonical):
-        return MessageId(Form.WEAK, canonical)
+        return MessageId(Form.MULTIPLE, first)
+    if is_weak(first):
+        return MessageId(Form.WEAK, first)
     are_valid = all(_VALID.fullmatch(unfolded(body)) for body in bodies)
-    return MessageId(Form.VALID if are_valid else Form.MALFORMED, canonical)
+    return MessageId(Form.VALID if are_valid else Form.MALFORMED, first)
 
 
 def canonical_of(body: bytes) -> bytes | None:

@@ -112,7 +112,8 @@ class Examination:
         is_id_signed: whether a DKIM or ARC signature names Message-ID.
         hops: number of Received fields (RFC 5321 section 6.3).
         forged: fields that bear our name.
-        stray: octets behind the last field that are none: the body has begun, without an empty line.
+        stray: octets behind the last field: the body has begun, without an empty line.
+        is_whole: whether all of the section was examined; what was not may hold anything.
     """
 
     message_id: MessageId
@@ -125,6 +126,7 @@ class Examination:
     hops: int
     forged: tuple[Field, ...]
     stray: bytes
+    is_whole: bool = True
 
     @property
     def is_identity_derived(self) -> bool:
@@ -153,15 +155,22 @@ class Settlement:
     is_released: bool = False
 
 
-def examine(section: bytes) -> Examination:
-    """Read all that matters from a raw header section, dots unstuffed."""
+def examine(section: bytes, *, is_whole: bool = True) -> Examination:
+    """Read all that matters from a raw header section.
+
+    Args:
+        section: dots unstuffed; whole lines.
+        is_whole: False if it is only the beginning of one that is too long. A field of ours that
+            may go on behind the cut is then left alone: half of it would join the field above.
+    """
     found, stray = select(section, _NAMES)
+    forged = [field for field in found[OUR_FIELD] if is_whole or field.end < len(section)]
     ids = found[b"message-id"]
     date = found[b"date"]
     list_id = found[b"list-id"]
     return Examination(
         message_id=message_id_of([field.body for field in ids]),
-        message_id_fields=ids,
+        message_id_fields=tuple(ids),
         list_id=collapsed(list_id[0].body) if list_id else b"",
         resent=_resent(found[b"resent-message-id"], found[b"resent-from"], found[b"resent-date"]),
         date=(unfolded(date[0].body) or None) if date else None,
@@ -170,8 +179,9 @@ def examine(section: bytes) -> Examination:
         ),
         is_id_signed=any(_signs_message_id(f.body) for name in _SIGNATURES for f in found[name]),
         hops=len(found[b"received"]),
-        forged=found[OUR_FIELD],
+        forged=tuple(forged),
         stray=stray,
+        is_whole=is_whole,
     )
 
 
@@ -304,6 +314,6 @@ def _resent(ids: Sequence[Field], froms: Sequence[Field], dates: Sequence[Field]
 
 
 def _signs_message_id(signature: bytes) -> bool:
-    """Say whether a DKIM-Signature (RFC 6376) or ARC (RFC 8617) field covers Message-ID."""
+    """Say whether a signature covers Message-ID: of DKIM, or ARC (RFC 8617 section 4.1.2)."""
     match = _SIGNED_NAMES.search(signature)
     return match is not None and b"message-id" in b"".join(match[1].split()).lower().split(b":")

@@ -103,7 +103,7 @@ def policies(default: Policy, rules: Sequence[Rule], envelope: Envelope) -> tupl
 
 
 def address_of(text: str) -> Address | None:
-    """Read an IP address; an IPv4 address in IPv6 clothes is the IPv4 one; "" and others are None."""
+    """Read an IP address, an IPv4 one in IPv6 clothes as IPv4; what is none gives None."""
     try:
         address = IPv6Address(text.partition("%")[0]) if ":" in text else IPv4Address(text)
     except ValueError:
@@ -131,9 +131,19 @@ def _compiled(patterns: Sequence[str]) -> re.Pattern[bytes] | None:
     """Make one expression of shell-style patterns; None matches everything."""
     if not patterns:
         return None
-    alternatives = []
-    for pattern in patterns:
-        text = normalized(pattern.encode())
-        escaped = re.escape(text).replace(rb"\*", b".*").replace(rb"\?", b".")
-        alternatives.append(escaped)
-    return re.compile(b"|".join(alternatives), re.DOTALL)
+    return re.compile(b"|".join(_expression(pattern) for pattern in patterns), re.DOTALL)
+
+
+def _expression(pattern: str) -> bytes:
+    """Translate one pattern; what stands between two stars matches where it first can.
+
+    Each such part is final once it matched, or a long path would cost as many trials as it has
+    octets, to the power of the stars.
+    """
+    first, *rest = (
+        re.escape(part).replace(rb"\?", b".") for part in normalized(pattern.encode()).split(b"*")
+    )
+    if not rest:
+        return first
+    *middle, last = rest
+    return b"".join((first, *(b"(?>.*?%b)" % part for part in middle), b".*", last))

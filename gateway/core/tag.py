@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from gateway.core.policy import Action, Decision, Examination, Sighting, Verdict
 from gateway.core.message_id import Form, is_valid
+from gateway.core.policy import Action, Decision, Examination, Sighting, Verdict
 
 ALLOWANCE_OCTETS = 2048
 """How much longer a message may get: what SIZE is reduced by (RFC 1870 section 4)."""
@@ -52,13 +54,31 @@ def mark(decision: Decision, sighting: Sighting | None, *, hostname: str) -> byt
         return f"X-Mailonce: unchecked; by={hostname}\r\n".encode("ascii")
     first_seen = datetime.fromtimestamp(sighting.first_seen_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     copies = sighting.copies + 1 if decision.verdict is Verdict.DUPLICATE else 1
-    return (
-        f"X-Mailonce: {decision.verdict}; first-seen={first_seen}; copies={copies}; by={hostname}\r\n"
-    ).encode("ascii")
+    told = f"{decision.verdict}; first-seen={first_seen}; copies={copies}; by={hostname}"
+    return f"X-Mailonce: {told}\r\n".encode("ascii")
+
+
+def modest(sightings: Sequence[Sighting | None]) -> Sighting | None:
+    """Return one sighting that says no more than what is true for several recipients.
+
+    Args:
+        sightings: at least one, all of the same verdict.
+
+    Returns:
+        The latest first copy and the fewest copies; None if the list could not be asked.
+    """
+    known = [sighting for sighting in sightings if sighting is not None]
+    if len(known) < len(sightings):
+        return None
+    latest = max(known, key=lambda sighting: sighting.first_seen_s)
+    return replace(latest, copies=min(sighting.copies for sighting in known))
 
 
 def generated_id(examination: Examination, digest: bytes, domain: str) -> bytes:
     """Return a Message-ID, without brackets, for a message that has none.
+
+    It begins with the digits of the Date as the sender wrote them, in the sender's zone: two copies
+    share them, and zones are not always ones that can be converted ("EST", "+9999").
 
     Args:
         examination: of its header section.
@@ -78,9 +98,12 @@ def message_id_field(identity: bytes) -> bytes:
 def lacks_id(examination: Examination) -> bool:
     """Say whether a Message-ID may be added: none is there, and no signature says there is none.
 
-    RFC 6376 section 5.4: a name in h= without such a field asserts its absence.
+    RFC 6376 section 5.4: a name in h= without such a field asserts its absence. Where only a part
+    of the section was examined, a Message-ID or a signature may stand in the rest.
     """
-    return not examination.message_id_fields and not examination.is_id_signed
+    return (
+        examination.is_whole and not examination.message_id_fields and not examination.is_id_signed
+    )
 
 
 def repaired_id(examination: Examination, generated: bytes) -> bytes | None:
@@ -90,7 +113,8 @@ def repaired_id(examination: Examination, generated: bytes) -> bytes | None:
         examination: of the header section.
         generated: what to put in place of an empty one.
     """
-    if examination.is_id_signed or len(examination.message_id_fields) != 1:
+    is_alone = examination.is_whole and len(examination.message_id_fields) == 1
+    if not is_alone or examination.is_id_signed:
         return None
     match examination.message_id.form:
         case Form.MISSING:

@@ -1,9 +1,9 @@
 """What a tracking list remembers: digests only (RFC 7352 section 6), keyed with a secret.
 
-A unique id stands for (message identity, forward-path); of another list, of a deliberate resending or
-with another content it is another variant. Message and recipient are digests of their own, so that
-everything known of one Message-ID, or of it for one recipient, can be found and forgotten. Each part
-is length-prefixed, so that no two combinations make the same octets.
+A unique id stands for (message identity, forward-path); of another list, of a deliberate resending
+or with another content it is another variant. Message and recipient are digests of their own, so
+that all known of one Message-ID, or of it for one recipient, can be found and forgotten. Each
+part is length-prefixed, so that no two combinations make the same octets.
 """
 
 from __future__ import annotations
