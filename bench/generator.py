@@ -24,7 +24,7 @@ _LINE = b"X" * 78 + b"\r\n"
 class Session:
     """One connection and where it stands in its dialogue."""
 
-    __slots__ = ("began", "connection", "replies", "step", "steps")
+    __slots__ = ("began", "connection", "replies", "steps")
 
     def __init__(self, connection: socket.socket) -> None:
         """Take a connection that has been greeted."""
@@ -73,8 +73,6 @@ class Generator:
             for _ in range(arguments.copies):
                 yield from self._envelope
                 yield content
-            if arguments.reconnect:
-                return
 
     def open(self) -> Session:
         """Connect and greet; with TLS where asked for."""
@@ -93,8 +91,6 @@ class Generator:
 
     def run(self) -> float:
         """Send everything; return the seconds from the first MAIL to the last reply."""
-        if self._arguments.reconnect:
-            return self._run_reconnecting()
         sessions = [self.open() for _ in range(self._arguments.sessions)]
         poll = select.epoll()
         by_number = {}
@@ -118,19 +114,6 @@ class Generator:
         for session in sessions:
             session.connection.close()
         return seconds
-
-    def _run_reconnecting(self) -> float:
-        """Send one message per connection, one connection at a time."""
-        begin = time.perf_counter()
-        while self._next < self._arguments.messages and not self.complaint:
-            session = self.open()
-            session.steps = self._dialogue()
-            self._advance(session)
-            while self._received(session):
-                pass
-            session.connection.sendall(b"QUIT\r\n")
-            session.connection.close()
-        return time.perf_counter() - begin
 
     def _received(self, session: Session) -> bool:
         """Take what has arrived; return whether the session goes on."""
@@ -187,7 +170,6 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--recipients", type=int, default=1)
     parser.add_argument("--copies", type=int, default=1)
-    parser.add_argument("--reconnect", action="store_true")
     parser.add_argument("--tls", action="store_true")
     generator = Generator(parser.parse_args())
     seconds = generator.run()

@@ -33,7 +33,7 @@ class Load:
         keeps_open: whether a session sends more than one message.
         copies: how often each message is sent, one after the other in its session.
         tls: whether sessions start TLS.
-        own: use our generator even where smtp-source would do.
+        own: use our generator even where smtp-source would do; it keeps its sessions open.
     """
 
     sessions: int = 20
@@ -83,7 +83,6 @@ def _generated(port: int, load: Load, messages: int, timeout_s: float) -> Sent:
     args += [f"--sessions={load.sessions}", f"--size={load.size_octets}"]
     args += [f"--recipients={load.recipients}", f"--copies={load.copies}"]
     args += ["--tls"] if load.tls else []
-    args += [] if load.keeps_open else ["--reconnect"]
     _, cpu_s, status, output = _run(args, timeout_s)
     if status != 0:
         return Sent(0, 1.0, cpu_s, complaint=output)

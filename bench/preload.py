@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 import time
 
-import hiredis
-
 from gateway.core.unique_id import Identity, Sealer
 from gateway.edge.redis_layout import key_of, record_value, set_record
 from gateway.ports import Record
@@ -34,7 +32,9 @@ def _command(sealer: Sealer, number: int, now_s: int) -> bytes:
     fingerprint = sealer.fingerprint(unique_id, b"%016d" % number)
     record = Record(unique_id, now_s, fingerprint, 1, _WINDOW_MS / 1000, note=_QUEUE_ID)
     words = set_record(key_of(unique_id), record_value(record), _WINDOW_MS)
-    return hiredis.pack_command(words)
+    encoded = [word if isinstance(word, bytes) else b"%d" % word for word in words]
+    body = b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)
+    return b"*%d\r\n%b" % (len(encoded), body)
 
 
 def _read_oks(connection: socket.socket, count: int) -> None:

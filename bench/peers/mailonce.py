@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from bench.peers import Peer, Running, Site
 from bench.process import Child, StartError, answers, free_port, start, wait_for
 
+_ROOT = Path(__file__).resolve().parents[2]
 _CONFIG = """\
 hostname = "bench.example.net"
 workers = {workers}
@@ -51,7 +53,7 @@ def start_mailonce(
     action: str = "tag",
     identity: str = "xclient",
     certificate: Path | None = None,
-    wrapper: tuple[str, ...] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Running:
     """Start ``mailonce serve`` and wait until it is ready.
 
@@ -62,7 +64,7 @@ def start_mailonce(
         action: what happens to duplicates.
         identity: how the client's address is handed on.
         certificate: PEM file with certificate and key, for STARTTLS.
-        wrapper: command that runs it, such as a tracer's.
+        environment: variables on top of our own.
 
     Raises:
         StartError: it did not come up.
@@ -83,8 +85,8 @@ def start_mailonce(
             key=certificate or "",
         )
     )
-    args = [*wrapper, sys.executable, "-m", "gateway", "serve", "--config", str(config)]
-    child = start(args, site.folder / "mailonce.log", cwd=Path(__file__).parents[2])
+    args = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
+    child = start(args, site.folder / "mailonce.log", cwd=_ROOT, environment=environment)
     wait_for(lambda: answers(port) and _is_ready(http_port), child)
     return Running(port, child)
 
