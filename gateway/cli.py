@@ -86,6 +86,28 @@ def _options(
 
 
 @app.command()
+def serve(config: ConfigFile) -> None:
+    """Take mail in and pass it on until SIGTERM or SIGINT; SIGHUP reads the configuration anew.
+
+    Ends with code 0 after what was under way is finished, with 2 if the configuration cannot be
+    used, and with 1 if the downstream relays for strangers.
+    """
+    from gateway.config import load
+    from gateway.errors import RelayOpenError
+    from gateway.service import serve as run
+
+    loaded = load_or_exit(config)
+    try:
+        run(loaded, lambda: load(config, os.environ))
+    except ConfigError as error:
+        complain(*error.problems)
+        raise typer.Exit(BAD_INPUT) from error
+    except RelayOpenError as error:
+        complain(str(error))
+        raise typer.Exit(1) from error
+
+
+@app.command()
 def check(config: ConfigFile) -> None:
     """Validate a configuration, and tell every problem at once.
 

@@ -9,6 +9,7 @@
         IdentityError        the client's identity could not be handed on: fail closed
         LostError            the connection broke or went silent in a transaction
       SpoolError             a suspect message cannot be held back here: the disk is full
+      RelayOpenError         the downstream relays for strangers: we do not start
       ClientError            the client ended or broke its side of the session
         ClientGoneError      it disconnected
         ClientSilentError    it let a time-out pass
@@ -70,6 +71,10 @@ class LostError(DownstreamError):
 
 class SpoolError(GatewayError):
     """The temporary file of a suspect message cannot be written or read."""
+
+
+class RelayOpenError(GatewayError):
+    """The downstream accepts foreign recipients from strangers that come through us."""
 
 
 class ClientError(GatewayError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from gateway.core.handover import Client
@@ -170,6 +171,24 @@ class Journal(Protocol):
             event: such as ``"downstream_lost"``; the same for the same fault.
             reason: free text.
         """
+
+
+class Admission(Enum):
+    """What becomes of a new session."""
+
+    ADMITTED = "admitted"
+    TOO_MANY = "too many sessions"
+    TOO_MANY_OF_CLIENT = "too many sessions of this client"
+
+
+class Census(Protocol):
+    """Counts the sessions of all workers. No method waits or raises."""
+
+    def enter(self, address: str) -> Admission:
+        """Count a session in, if there may be one more; then it must `leave` again."""
+
+    def leave(self, address: str) -> None:
+        """Count an admitted session out."""
 
 
 class Meter(Protocol):

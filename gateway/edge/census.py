@@ -18,9 +18,9 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Sequence
-from enum import Enum
 
 from gateway.core.rule import address_of
+from gateway.ports import Admission
 
 _ROW_SLOTS = 1 << 15
 _ROWS = 2
@@ -31,14 +31,6 @@ PART_OCTETS = _TOTAL_OCTETS + _ROWS * _ROW_SLOTS * _SLOT_OCTETS
 """Shared memory that one worker needs."""
 
 Memory = memoryview | mmap.mmap
-
-
-class Admission(Enum):
-    """What becomes of a new session."""
-
-    ADMITTED = "admitted"
-    TOO_MANY = "too many sessions"
-    TOO_MANY_OF_CLIENT = "too many sessions of this client"
 
 
 class Census:

@@ -5,6 +5,7 @@ Fails never; a client that is not let in gets a reply that says why.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from gateway.core import answer
 from gateway.core.capability import Capabilities
 from gateway.core.reply import Reply
 from gateway.core.rule import Address, Network, is_within
-from gateway.ports import Journal, Meter
+from gateway.ports import Admission, Census, Journal, Meter
 from gateway.relay import Desk
 
 
@@ -29,8 +30,6 @@ class SmtpSettings:
         xforward: networks whose XFORWARD is accepted.
         tls: context for STARTTLS; None if it is not offered.
         is_tls_required: whether MAIL needs it.
-        sessions: most at a time, over all workers.
-        sessions_per_client: most at a time from one address, over all workers.
         message_size_octets: most content.
         recipients: most in one transaction.
         idle_timeout_s: between two commands or blocks of content.
@@ -43,22 +42,10 @@ class SmtpSettings:
     xforward: tuple[Network, ...]
     tls: ssl.SSLContext | None
     is_tls_required: bool
-    sessions: int
-    sessions_per_client: int
     message_size_octets: int
     recipients: int
     idle_timeout_s: float
     errors: int
-
-
-class Census(Protocol):
-    """Counts the sessions of all workers."""
-
-    def enter(self, address: str, *, sessions: int, sessions_per_client: int) -> bool:
-        """Count one in, or return False if there are too many already."""
-
-    def leave(self, address: str) -> None:
-        """Count one out that was let in."""
 
 
 class Guest(Protocol):
@@ -109,6 +96,8 @@ class Reception:
         self.meter = meter
         self._census = census
         self._guests: set[Guest] = set()
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
 
     def admit(self, guest: Guest, address: Address | None) -> Reply | None:
         """Let a session in, or return what it is told instead."""
@@ -119,13 +108,10 @@ class Reception:
             return answer.STOPPING
         if self.refusal is not None:
             return self.refusal
-        if not self._census.enter(
-            _shown(address),
-            sessions=settings.sessions,
-            sessions_per_client=settings.sessions_per_client,
-        ):
+        if self._census.enter(_shown(address)) is not Admission.ADMITTED:
             return answer.TOO_MANY_SESSIONS
         self._guests.add(guest)
+        self._is_empty.clear()
         return None
 
     def leave(self, guest: Guest, address: Address | None) -> None:
@@ -133,6 +119,8 @@ class Reception:
         if guest in self._guests:
             self._guests.remove(guest)
             self._census.leave(_shown(address))
+            if not self._guests:
+                self._is_empty.set()
 
     def stop(self) -> None:
         """Let nobody in any more, and ask those within to leave when their transaction is over."""
@@ -145,10 +133,14 @@ class Reception:
         for guest in tuple(self._guests):
             guest.cut(answer.STOPPING)
 
-    @property
-    def sessions(self) -> int:
-        """Count the sessions within."""
-        return len(self._guests)
+    async def emptied(self, timeout_s: float) -> bool:
+        """Wait until everybody has left; False if somebody is still there after that time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._is_empty.wait()
+        except TimeoutError:
+            return False
+        return True
 
 
 def _shown(address: Address | None) -> str:

@@ -1,0 +1,247 @@
+"""``mailonce serve``: open, probe, start, watch, reload, drain, stop.
+
+One supervisor process holds the listening sockets, keeps the workers, asks the open-relay guard and
+serves HTTP; mail flows through the workers alone. Fails with `ConfigError` for what a postmaster
+can put right, and with `RelayOpenError` if the downstream relays for strangers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+import uvloop
+
+from gateway import __version__, wiring
+from gateway.config import Config
+from gateway.edge.journal import LogJournal
+from gateway.edge.log import Log
+from gateway.edge.metrics import Metrics
+from gateway.errors import ConfigError, DownstreamError, RelayOpenError
+from gateway.guard import Standing, probe
+from gateway.listener import handed_over, open_all, shown
+from gateway.readiness import Readiness
+from gateway.shared_memory import SharedMemory
+from gateway.supervisor import Supervisor
+from gateway.systemd import notify
+
+_CENSUS_KEY_OCTETS = 16
+_PROBE_PERIOD_S = 3600.0
+_PROBE_AGAIN_S = 60.0
+_TICK_S = 5.0
+
+
+class Service:
+    """Everything that runs while we serve."""
+
+    def __init__(self, config: Config, load: Callable[[], Config]) -> None:
+        """Open nothing yet.
+
+        Args:
+            config: checked.
+            load: reads the configuration anew, for SIGHUP.
+        """
+        self._config = config
+        self._load = load
+        self._memory = SharedMemory(config.worker_count)
+        self._metrics = Metrics(self._memory.block(config.worker_count))
+        self._log: Log = wiring.log_of(config, self._metrics)
+        self._journal = LogJournal(self._log, self._metrics.count)
+        self._connector = wiring.connector_of(config, self._metrics)
+        self._readiness = Readiness(config, self._connector, self._metrics)
+        self._stopping = asyncio.Event()
+        self._sockets: list[socket.socket] = []
+        self._supervisor: Supervisor | None = None
+        self._certificates = _changed_at(config)
+        self._probing: asyncio.Task[Standing] | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            ConfigError: something cannot be had as configured.
+            RelayOpenError: the downstream relays for strangers.
+        """
+        config = self._config
+        self._log.adopt_libraries()
+        wiring.smtp_settings_of(config)  # a certificate that cannot be used is told before we start
+        inherited = handed_over(os.environ)
+        smtp = inherited.get("smtp") or open_all("listen.smtp", config.listen.smtp)
+        milter = inherited.get("milter") or open_all("listen.milter", config.listen.milter)
+        self._sockets = [*smtp, *milter]
+        standing = await self._first_probe()
+        self._readiness.standing = standing
+        self._supervisor = Supervisor(
+            config,
+            standing,
+            smtp=smtp,
+            milter=milter,
+            memory=self._memory,
+            census_key=secrets.token_bytes(_CENSUS_KEY_OCTETS),
+            journal=self._journal,
+            metrics=self._metrics,
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await self._supervisor.start()
+        self._say_started(self._sockets)
+        watching = [
+            loop.create_task(self._watch()),
+            loop.create_task(self._probe_for_ever(standing)),
+        ]
+        await self._stopping.wait()
+        notify("STOPPING=1")
+        self._log.logger.info("stopping")
+        for task in watching:
+            task.cancel()
+        for listener in self._sockets:
+            listener.close()
+        await self._supervisor.stop()
+        await self._readiness.close()
+        self._log.logger.info("stopped")
+        self._log.close()
+
+    async def _first_probe(self) -> Standing:
+        """Ask the open-relay guard, where one is needed.
+
+        Raises:
+            RelayOpenError: the downstream relays for strangers.
+        """
+        if not wiring.needs_relay_probe(self._config):
+            return Standing.SAFE
+        standing = await self._probe()
+        if standing is Standing.OPEN:
+            recipient = self._config.downstream.relay_probe
+            raise RelayOpenError(
+                f"downstream.relay_probe: the downstream accepts {recipient} from a stranger, so"
+                " that behind us it is an open relay; take our address out of its mynetworks"
+            )
+        return standing
+
+    async def _probe(self) -> Standing:
+        """Ask the open-relay guard; count and log what it finds."""
+        try:
+            standing = await probe(self._connector.open, self._config.downstream.relay_probe)
+        except DownstreamError as error:
+            self._journal.complain("downstream_unreachable", str(error))
+            return Standing.UNPROVEN
+        self._metrics.relay_probe_failed(standing is Standing.OPEN)
+        if standing is Standing.OPEN:
+            self._journal.complain(
+                "relay_probe_failed", f"{self._config.downstream.relay_probe} was accepted"
+            )
+        return standing
+
+    async def _probe_for_ever(self, standing: Standing) -> None:
+        """Ask again every hour, and every minute while the answer is not the right one."""
+        while True:
+            is_safe = standing is Standing.SAFE
+            await asyncio.sleep(_PROBE_PERIOD_S if is_safe else _PROBE_AGAIN_S)
+            if wiring.needs_relay_probe(self._config):
+                standing = await self._stand()
+
+    async def _stand(self) -> Standing:
+        """Ask the guard and tell everybody; a downstream that is away proves nothing new."""
+        standing = await self._probe()
+        if standing is not Standing.UNPROVEN:
+            self._readiness.standing = standing
+            if self._supervisor is not None:
+                self._supervisor.stand(standing)
+        return standing
+
+    async def _watch(self) -> None:
+        """Look after what changes by itself: certificates, the list, the downstream."""
+        while True:
+            await self._readiness.look()
+            changed_at = _changed_at(self._config)
+            if changed_at != self._certificates:
+                self._certificates = changed_at
+                self._reload()
+            notify("WATCHDOG=1")
+            await asyncio.sleep(_TICK_S)
+
+    def _reload(self) -> None:
+        """Read configuration and certificates anew; what cannot be used changes nothing."""
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            config = self._load()
+            wiring.smtp_settings_of(config)
+        except ConfigError as error:
+            self._journal.complain("configuration_unusable", "; ".join(error.problems))
+        else:
+            for key in _fixed(self._config, config):
+                self._journal.complain("restart_needed", f"{key} takes effect after a restart")
+            self._config = config
+            self._connector = wiring.connector_of(config, self._metrics)
+            self._readiness.reload(config, self._connector)
+            if self._supervisor is not None:
+                self._supervisor.reload(config)
+            self._log.logger.info("reloaded")
+            if wiring.needs_relay_probe(config):
+                self._probing = asyncio.get_running_loop().create_task(self._stand())
+        notify("READY=1")
+
+    def _say_started(self, listeners: Sequence[socket.socket]) -> None:
+        config = self._config
+        notify(f"READY=1\nSTATUS=serving with {config.worker_count} workers")
+        self._log.logger.info(
+            "serving",
+            version=__version__,
+            hostname=config.own_hostname,
+            listen=" ".join(shown(listener) for listener in listeners),
+            downstream=" ".join(map(str, config.downstream.servers)),
+            store=str(config.store.url),
+            workers=config.worker_count,
+            action=config.dedup.action,
+            match=config.dedup.match,
+        )
+
+
+def serve(config: Config, load: Callable[[], Config]) -> None:
+    """Serve until told to stop.
+
+    Args:
+        config: checked.
+        load: reads the configuration anew.
+
+    Raises:
+        ConfigError: something cannot be had as configured.
+        RelayOpenError: the downstream relays for strangers.
+    """
+
+    async def run() -> None:
+        await Service(config, load).run()
+
+    uvloop.run(run())
+
+
+def _changed_at(config: Config) -> tuple[float, ...]:
+    """Return when certificate and key were changed; nothing for what is not there."""
+    times = []
+    for path in (config.tls.certificate, config.tls.key):
+        if path is not None:
+            with suppress(OSError):
+                times.append(path.stat().st_mtime)
+    return tuple(times)
+
+
+def _fixed(old: Config, new: Config) -> Iterator[str]:
+    """Name what has changed and cannot change while we run."""
+    if old.worker_count != new.worker_count:
+        yield "workers"
+    for key in ("smtp", "milter", "http"):
+        if getattr(old.listen, key) != getattr(new.listen, key):
+            yield f"listen.{key}"
+    for key in ("url", "timeout"):
+        if getattr(old.store, key) != getattr(new.store, key):
+            yield f"store.{key}"
+    if old.log != new.log:
+        yield "log"

@@ -1,0 +1,192 @@
+"""The worker processes: started, replaced when one dies, told what changes, stopped.
+
+Fails with `ConfigError` if the first start of a worker does not succeed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.config import Config
+from gateway.control import Begin, Message, Ready, Reload, Stand, Stop, receive, sent
+from gateway.edge.census import clear
+from gateway.edge.journal import LogJournal
+from gateway.edge.metrics import Metrics
+from gateway.errors import ConfigError
+from gateway.guard import Standing
+from gateway.shared_memory import SharedMemory
+from gateway.worker import DRAIN_S
+
+_START_TIMEOUT_S = 60.0
+_KILL_S = 5.0
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+_STABLE_S = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """Where a worker works; the process in it may change."""
+
+    index: int
+    process: asyncio.subprocess.Process | None = None
+    writer: asyncio.StreamWriter | None = None
+
+
+class Supervisor:
+    """Keeps as many workers as are wanted."""
+
+    def __init__(  # noqa: PLR0913 - the wiring of a process; each is one part
+        self,
+        config: Config,
+        standing: Standing,
+        *,
+        smtp: Sequence[socket.socket],
+        milter: Sequence[socket.socket],
+        memory: SharedMemory,
+        census_key: bytes,
+        journal: LogJournal,
+        metrics: Metrics,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            config: in force.
+            standing: of the downstream.
+            smtp: listening sockets.
+            milter: likewise.
+            memory: shared with the workers.
+            census_key: see `Census`.
+            journal: for complaints.
+            metrics: the supervisor's own.
+        """
+        self._config = config
+        self._standing = standing
+        self._smtp = tuple(listener.fileno() for listener in smtp)
+        self._milter = tuple(listener.fileno() for listener in milter)
+        self._memory = memory
+        self._census_key = census_key
+        self._journal = journal
+        self._metrics = metrics
+        self._places = [_Place(index) for index in range(memory.workers)]
+        self._keepers: list[asyncio.Task[None]] = []
+        self._is_stopping = False
+
+    @property
+    def alive(self) -> int:
+        """Count the workers that let sessions in."""
+        return sum(place.writer is not None for place in self._places)
+
+    async def start(self) -> None:
+        """Start all workers.
+
+        Raises:
+            ConfigError: one did not come up; its own log lines say why.
+        """
+        started = await asyncio.gather(*(self._start(place) for place in self._places))
+        if not all(started):
+            await self.stop()
+            raise ConfigError(("workers: a worker process did not start",))
+        loop = asyncio.get_running_loop()
+        self._keepers = [loop.create_task(self._keep(place)) for place in self._places]
+        self._metrics.workers_alive(self.alive)
+
+    def reload(self, config: Config) -> None:
+        """Have all workers go on with another configuration."""
+        self._config = config
+        self._tell(Reload(config))
+
+    def stand(self, standing: Standing) -> None:
+        """Tell all workers what the open-relay guard has found."""
+        self._standing = standing
+        self._tell(Stand(standing))
+
+    async def stop(self) -> None:
+        """Have all workers finish, and wait for that; one that does not is killed in the end."""
+        self._is_stopping = True
+        self._tell(Stop())
+        processes = [place.process for place in self._places if place.process is not None]
+        waits = [asyncio.create_task(process.wait()) for process in processes]
+        if waits:
+            await asyncio.wait(waits, timeout=DRAIN_S + _KILL_S)
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await asyncio.gather(*waits)
+        for keeper in self._keepers:
+            keeper.cancel()
+
+    def _tell(self, message: Message) -> None:
+        for place in self._places:
+            if place.writer is not None and not place.writer.is_closing():
+                place.writer.write(sent(message))
+
+    async def _start(self, place: _Place) -> bool:
+        """Start a worker in its place; say whether it came up."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            place.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "gateway.worker",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(), self._memory.descriptor, *self._smtp, *self._milter),
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        begin = Begin(
+            self._config,
+            self._standing,
+            place.index,
+            self._smtp,
+            self._milter,
+            self._memory.descriptor,
+            self._census_key,
+        )
+        writer.write(sent(begin))
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                is_ready = isinstance(await receive(reader), Ready)
+        except TimeoutError:
+            is_ready = False
+        if not is_ready:
+            writer.close()
+            with contextlib.suppress(ProcessLookupError):
+                place.process.kill()
+            return False
+        place.writer = writer
+        return True
+
+    async def _keep(self, place: _Place) -> None:
+        """Replace the worker in a place whenever it dies."""
+        loop = asyncio.get_running_loop()
+        pause_s = _FIRST_PAUSE_S
+        while place.process is not None:
+            began = loop.time()
+            code = await place.process.wait()
+            if place.writer is not None:
+                place.writer.close()
+                place.writer = None
+            if self._is_stopping:
+                return
+            self._journal.complain("worker_died", f"worker {place.index} ended with code {code}")
+            self._clean(place.index)
+            pause_s = _FIRST_PAUSE_S if loop.time() - began > _STABLE_S else pause_s
+            while not self._is_stopping:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                if await self._start(place):
+                    break
+            self._metrics.worker_restarted()
+            self._metrics.workers_alive(self.alive)
+
+    def _clean(self, index: int) -> None:
+        """Take what held only while a worker lived out of the shared memory."""
+        Metrics(self._memory.block(index)).forget_present()
+        clear(self._memory.part(index))
+        self._metrics.workers_alive(self.alive)

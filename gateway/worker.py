@@ -1,0 +1,253 @@
+"""One worker process: an event loop with sessions, a tracking list and a downstream of its own.
+
+Started by `service` with listening sockets, shared memory and a control channel, of which it learns
+the rest. It ends when it is told to, or when its supervisor is gone; what is under way is finished
+first, within bounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import uvloop
+
+from gateway import wiring
+from gateway.config import Config
+from gateway.control import Begin, Ready, Reload, Stand, Stop, receive, receive_first, sent
+from gateway.core import answer
+from gateway.core.handover import Client, HandOver
+from gateway.edge.breaker import Breaker
+from gateway.edge.census import Census
+from gateway.edge.journal import LogJournal
+from gateway.edge.log import Log
+from gateway.edge.metrics import Metrics
+from gateway.edge.resolver import Resolver
+from gateway.errors import DownstreamError, IdentityError
+from gateway.faces.milter import MilterServer, serve_milter
+from gateway.faces.smtp import SmtpSession
+from gateway.faces.smtp_reception import Reception
+from gateway.guard import Standing, probe
+from gateway.ports import Downstream
+from gateway.relay import Desk
+from gateway.screening import Screening
+from gateway.shared_memory import SharedMemory
+
+DRAIN_S = 30.0
+"""How long transactions under way may take to finish when we stop."""
+
+_CAPABILITIES_RETRY_S = 2.0
+_CUT_S = 1.0
+
+
+class Worker:
+    """All that one worker consists of."""
+
+    def __init__(
+        self,
+        config: Config,
+        standing: Standing,
+        *,
+        metrics: Metrics,
+        log: Log,
+        census: Census,
+    ) -> None:
+        """Put the parts together; nothing is opened yet.
+
+        Args:
+            config: in force.
+            standing: of the downstream.
+            metrics: to count in.
+            log: to write to.
+            census: of the sessions of all workers.
+
+        Raises:
+            ConfigError: a part cannot be made.
+        """
+        self._metrics = metrics
+        self._census = census
+        self._journal = LogJournal(log, metrics.count)
+        self._resolver = Resolver()
+        self._store = Breaker(wiring.store_of(config), metrics.observe_store)
+        self._standing = standing
+        self._probing = asyncio.Lock()
+        self._servers: list[asyncio.AbstractServer] = []
+        self._milter: MilterServer | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._config = config
+        self._connector = wiring.connector_of(config, metrics)
+        self._desk = self._desk_of(config)
+        self._reception = Reception(
+            wiring.smtp_settings_of(config),
+            current_desk=lambda: self._desk,
+            capabilities=lambda: self._connector.capabilities,
+            journal=self._journal,
+            meter=metrics,
+            census=census,
+        )
+        self.stand(standing)
+
+    async def start(
+        self, smtp: Sequence[socket.socket], milter: Sequence[socket.socket] = ()
+    ) -> None:
+        """Let sessions in."""
+        loop = asyncio.get_running_loop()
+        self._asking = loop.create_task(self._ask_capabilities())
+        # At the first session EHLO should be answered in full already, if the downstream is there.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._asking), 1.0)
+        for listener in smtp:
+            self._servers.append(
+                await loop.create_server(lambda: SmtpSession(self._reception, loop), sock=listener)
+                if listener.family != socket.AF_UNIX
+                else await loop.create_unix_server(
+                    lambda: SmtpSession(self._reception, loop), sock=listener
+                )
+            )
+        if milter:
+            self._milter = await serve_milter(
+                milter,
+                lambda: self._desk,
+                self._metrics,
+                wiring.milter_settings_of(self._config),
+                self._config.listen.clients,
+            )
+
+    def reload(self, config: Config) -> None:
+        """Go on with another configuration; sessions live on.
+
+        Raises:
+            ConfigError: a part cannot be made; the old one stays in force.
+        """
+        settings = wiring.smtp_settings_of(config)
+        if config.downstream != self._config.downstream:
+            self._connector = wiring.connector_of(config, self._metrics)
+            if self._asking is not None:
+                self._asking.cancel()
+            self._asking = asyncio.create_task(self._ask_capabilities())
+        self._config = config
+        self._desk = self._desk_of(config)
+        self._reception.settings = settings
+        self._census.most = config.limits.sessions
+        self._census.most_per_client = config.limits.sessions_per_client
+
+    def stand(self, standing: Standing) -> None:
+        """Take over what the open-relay guard has found."""
+        self._standing = standing
+        self._reception.refusal = answer.NOT_PROVEN if standing is Standing.OPEN else None
+
+    async def stop(self, drain_s: float = DRAIN_S) -> None:
+        """Let nobody in, see transactions through, write what is to be written, and end."""
+        for server in self._servers:
+            server.close()
+        self._reception.stop()
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + drain_s
+        if not await self._reception.emptied(drain_s):
+            self._reception.cut()
+            await self._reception.emptied(_CUT_S)
+        if self._milter is not None:
+            await self._milter.close(max(0.0, give_up_at - loop.time()))
+        if self._asking is not None:
+            self._asking.cancel()
+        await self._store.close()
+        self._resolver.close()
+
+    def _desk_of(self, config: Config) -> Desk:
+        screening = Screening(
+            self._store, wiring.sealer_of(config), wiring.screening_settings_of(config)
+        )
+        return Desk(self._open, screening, self._journal, wiring.relay_settings_of(config))
+
+    async def _open(self, client: Client) -> Downstream:
+        """Open a downstream session, once it is proven that strangers cannot relay through it."""
+        if self._standing is Standing.UNPROVEN:
+            async with self._probing:
+                if self._standing is Standing.UNPROVEN:
+                    recipient = self._config.downstream.relay_probe
+                    self.stand(await probe(self._connector.open, recipient))
+        if self._standing is Standing.OPEN:
+            raise IdentityError("the downstream relays for strangers; see `mailonce doctor`")
+        if self._config.downstream.identity in (HandOver.XCLIENT, HandOver.XFORWARD):
+            client = replace(client, name=await self._resolver.name_of(client.address))
+        return await self._connector.open(client)
+
+    async def _ask_capabilities(self) -> None:
+        """Learn what the downstream can do, as soon as it is there."""
+        while True:
+            try:
+                await self._connector.ask_capabilities()
+            except DownstreamError as error:
+                self._journal.complain("downstream_unreachable", str(error))
+                await asyncio.sleep(_CAPABILITIES_RETRY_S)
+            else:
+                return
+
+
+async def _run(begin: Begin, channel: socket.socket) -> None:
+    """Be a worker until told to stop."""
+    config = begin.config
+    memory = SharedMemory(config.worker_count, begin.memory)
+    metrics = Metrics(memory.block(begin.index))
+    log = wiring.log_of(config, metrics)
+    log.adopt_libraries()
+    census = Census(
+        memory.parts(),
+        begin.index,
+        begin.census_key,
+        most=config.limits.sessions,
+        most_per_client=config.limits.sessions_per_client,
+    )
+    worker = Worker(config, begin.standing, metrics=metrics, log=log, census=census)
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # the terminal's goes to all of us
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    await worker.start(
+        [socket.socket(fileno=descriptor) for descriptor in begin.smtp],
+        [socket.socket(fileno=descriptor) for descriptor in begin.milter],
+    )
+    # What lives from here on is short-lived or for ever: no need to look at the rest again.
+    gc.collect()
+    gc.freeze()
+    reader, writer = await asyncio.open_connection(sock=channel)
+    writer.write(sent(Ready()))
+    listening = loop.create_task(_listen(reader, worker, stopping))
+    await stopping.wait()
+    listening.cancel()
+    await worker.stop()
+    log.close()
+
+
+async def _listen(reader: asyncio.StreamReader, worker: Worker, stopping: asyncio.Event) -> None:
+    """Do what the supervisor says; without one, stop."""
+    while True:
+        match await receive(reader):
+            case Reload(config):
+                worker.reload(config)
+            case Stand(standing):
+                worker.stand(standing)
+            case Stop() | None:
+                stopping.set()
+                return
+            case _:
+                continue
+
+
+def main() -> None:
+    """Run as a worker: ``python -m gateway.worker DESCRIPTOR``, only ever by `service`."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    begin = cast("Begin", receive_first(channel))
+    uvloop.run(_run(begin, channel))
+
+
+if __name__ == "__main__":
+    main()
