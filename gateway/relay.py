@@ -25,6 +25,7 @@ from gateway.core.handover import Client
 from gateway.core.policy import Action, Decision, Examination, Verdict, examine, summary
 from gateway.core.reply import Reply
 from gateway.core.report import Keep, Outcome, Report, entries
+from gateway.core.tag import generated_id
 from gateway.errors import ContentRefusedError, IdentityError, LostError, UnreachableError
 from gateway.hop import Command, Hop, Transaction, transaction_of
 from gateway.inflow import Blocks, Body, Content, Head, read_head
@@ -67,9 +68,17 @@ class Desk:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What shall be done, before it is done."""
+    """What shall be done, before it is done.
+
+    Attributes:
+        screened: as far as it went.
+        name: the canonical id, or the one that is generated for want of one; ``b""`` if neither.
+        decisions: one per recipient.
+        editions: what leaves.
+    """
 
     screened: Screened
+    name: bytes
     decisions: tuple[Decision, ...]
     editions: tuple[Edition, ...]
 
@@ -279,16 +288,22 @@ class Relay:
             fingerprint: ``b""`` while the content is not known.
         """
         decisions = arrival.desk.screening.decide(screened)
-        has_date = screened.examination.date is not None
+        examination, settings = screened.examination, arrival.desk.settings.edition
+        digest = fingerprint
+        if examination.is_identity_derived and examination.date is None:
+            digest = secrets.token_bytes(DIGEST_OCTETS)
         outgoing = editions(
             head.section,
-            screened.examination,
+            examination,
             decisions,
             [candidate.sighting for candidate in screened.candidates],
-            fingerprint if has_date else secrets.token_bytes(DIGEST_OCTETS),
-            arrival.desk.settings.edition,
+            digest,
+            settings,
         )
-        return _Plan(screened, decisions, outgoing)
+        name = examination.message_id.canonical or b""
+        if not name and digest:
+            name = generated_id(examination, digest, settings.id_domain)
+        return _Plan(screened, name, decisions, outgoing)
 
     async def _deliver(self, arrival: _Arrival, plan: _Plan, blocks: Blocks) -> dict[int, Reply]:
         """Pass each edition on in a downstream transaction of its own.
@@ -338,7 +353,7 @@ class Relay:
         try:
             self._hop = Hop(await desk.open_downstream(self._client))
         except IdentityError as error:
-            desk.journal.complain("identity_not_handed_on", str(error))
+            desk.journal.complain("identity_not_handed_over", str(error))
             return answer.IDENTITY
         except UnreachableError as error:
             desk.journal.complain("downstream_unreachable", str(error))
@@ -378,7 +393,6 @@ class Relay:
     def _report(self, arrival: _Arrival, plan: _Plan, end: Conclusion) -> Report:
         """Put together what is known of a message that came to its end."""
         screened = plan.screened
-        identity = screened.identity
         return self._report_of(
             arrival,
             tuple(
@@ -395,7 +409,7 @@ class Relay:
                     )
                 ]
             ),
-            b"" if identity is None else identity.value,
+            plan.name,
             screened.examination,
             end.reply,
             is_id_added=any(edition.is_id_added for edition in plan.editions),
@@ -418,11 +432,10 @@ class Relay:
             Outcome(path, Decision(verdict, Action.REJECTED))
             for path, verdict in zip(arrival.envelope.forward_paths, verdicts, strict=True)
         )
-        identity = None if screened is None else screened.identity
         report = self._report_of(
             arrival,
             outcomes,
-            b"" if identity is None else identity.value,
+            (examination.message_id.canonical or b"") if examination is not None else b"",
             examination,
             answer.REFUSED_CONTENT[error.kind],
             is_id_added=False,

@@ -105,7 +105,7 @@ class DownstreamConnector:
     async def _connect(self, server: ServerAddress, client: Client | None) -> DownstreamSession:
         """Connect, greet, begin TLS, hand over the identity: in this order."""
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.monotonic()
         wire = DownstreamWire(loop)
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
@@ -114,9 +114,9 @@ class DownstreamConnector:
                 else:
                     await loop.create_connection(lambda: wire, server.host, server.port)
         except OSError:
-            self._observe("connect", "lost", loop.time() - started)
+            self._observe("connect", "lost", time.monotonic() - started)
             raise
-        self._observe("connect", "2", loop.time() - started)
+        self._observe("connect", "2", time.monotonic() - started)
         session = DownstreamSession(wire, server, self._settings, self._observe)
         try:
             await session.greet(client)

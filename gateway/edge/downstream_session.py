@@ -1,7 +1,7 @@
 """One session with a server: SMTP or LMTP (RFC 5321, RFC 2033, RFC 2920), the `Downstream` port.
 
 A session belongs to one client: its identity is handed over before the first MAIL, and nobody
-else's mail goes through it. Commands and content go out octet for octet, replies come back likewise.
+else's mail goes through it. Commands and content go out octet for octet, and replies come back so.
 Replies are values; failures are `UnreachableError` before the session stands, `IdentityError` if
 the identity was not taken over, `LostError` afterwards.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -161,16 +162,16 @@ class DownstreamSession:
     async def finish(self, recipients: int) -> Sequence[Reply]:
         """Send the final dot, wait for the outcome (`Downstream`)."""
         count = recipients if self.is_per_recipient else 1
-        started = self._loop.time()
+        started = time.monotonic()
         self._wire.expect(count)
         try:
             await self._wire.write(END_OF_DATA, self._settings.command_timeout_s)
             self._wire.flush()
             answers = await self._wire.replies(count, self._settings.final_reply_timeout_s)
         except LostError:
-            self._observe("content", "lost", self._loop.time() - started)
+            self._observe("content", "lost", time.monotonic() - started)
             raise
-        elapsed_s = self._loop.time() - started
+        elapsed_s = time.monotonic() - started
         for answer in answers:
             self._observe("content", _CLASSES[answer.status_class], elapsed_s)
         return answers
@@ -183,16 +184,16 @@ class DownstreamSession:
             self._wire.abort()
 
     async def _answered(self, commands: Sequence[bytes], timeout_s: float) -> Sequence[Reply]:
-        started = self._loop.time()
+        started = time.monotonic()
         try:
             self._wire.send(commands)
             answers = await self._wire.replies(len(commands), timeout_s)
         except LostError:
-            elapsed_s = self._loop.time() - started
+            elapsed_s = time.monotonic() - started
             for command in commands:
                 self._observe(_label(command), "lost", elapsed_s)
             raise
-        elapsed_s = self._loop.time() - started
+        elapsed_s = time.monotonic() - started
         for command, answer in zip(commands, answers, strict=True):
             self._observe(_label(command), _CLASSES[answer.status_class], elapsed_s)
         return answers

@@ -8,6 +8,7 @@ was taken for commands): the connection is dead from then on. Fails with `LostEr
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import cast
 
@@ -177,7 +178,7 @@ class DownstreamWire(asyncio.Protocol):
 
     async def _wait(self, timeout_s: float) -> None:
         """Sleep until something has happened; the caller looks what."""
-        started = self._loop.time()
+        started = time.monotonic()
         self._waiter = self._loop.create_future()
         self._watchdog.arm(timeout_s)
         try:
@@ -185,7 +186,7 @@ class DownstreamWire(asyncio.Protocol):
         finally:
             self._watchdog.disarm()
             self._waiter = None
-            self.waited_s += self._loop.time() - started
+            self.waited_s += time.monotonic() - started
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

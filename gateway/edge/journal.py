@@ -15,7 +15,7 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as _quoted
 from types import MappingProxyType
 
-from gateway.core.policy import Sight
+from gateway.core.policy import Sight, Verdict
 from gateway.core.reply import Reply
 from gateway.core.report import Outcome, Report, queue_id_of
 from gateway.edge.log import Log, timestamp
@@ -153,7 +153,8 @@ def _recipient(outcome: Outcome, queue_id: str, reply: str) -> str:
     if first is not None and first.sight is Sight.SEEN:
         note = _quoted(first.note.decode("latin-1"))
         text += f',"first_seen":"{timestamp(first.first_seen_s)}","first_queue_id":{note}'
-        text += f',"copies":{first.copies + 1}'
+        copies = first.copies + 1 if decision.verdict is Verdict.DUPLICATE else 1
+        text += f',"copies":{copies}'
     return text + "}"
 
 

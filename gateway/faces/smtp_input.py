@@ -10,6 +10,7 @@ with `ClientSilentError` when it sends nothing for too long.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from gateway.errors import ClientGoneError, ClientSilentError
@@ -192,7 +193,7 @@ class Input:
         if self._is_silent:
             raise ClientSilentError("nothing came in time")
         self._flush()
-        started = self._loop.time()
+        started = time.monotonic()
         self._waiter = self._loop.create_future()
         self._watchdog.arm(timeout_s)
         had = len(self._buffer) - self._at
@@ -201,7 +202,7 @@ class Input:
         finally:
             self._watchdog.disarm()
             self._waiter = None
-            self.waited_s += self._loop.time() - started
+            self.waited_s += time.monotonic() - started
         if len(self._buffer) - self._at > had:
             return
         if self._is_silent:
