@@ -195,14 +195,22 @@ def parse_store_url(value: object) -> StoreUrl:
     if start[1] not in StoreScheme.__members__.values():
         raise ValueError(f"{start[1]}:// is not known; expected one of {known}")
     scheme = StoreScheme(start[1])
-    match = _STORE_URL.fullmatch(text)
+    match = _STORE_URL.fullmatch(text) if text.isprintable() else None
     url = _store_url(scheme, match) if match else None
     if url is None:
-        odd = "; in a password write / as %2F, ? as %3F, # as %23 and @ as %40" * bool(
-            scheme.startswith("redis") and "@" in text
-        )
-        raise ValueError(f"expected {_URL_SHAPES[scheme]}{odd}")
+        raise ValueError(f"expected {_URL_SHAPES[scheme]}{_url_hint(scheme, text)}")
     return url
+
+
+def _url_hint(scheme: StoreScheme, text: str) -> str:
+    """Say what is likely to be wrong with a URL, without quoting it."""
+    if scheme is StoreScheme.SQLITE and ":memory:" in text:
+        return "; a list in memory is memory://"
+    if scheme.is_redis and "@" in text:
+        return "; in a password write / as %2F, ? as %3F, # as %23 and @ as %40"
+    if scheme in (StoreScheme.REDIS, StoreScheme.REDISS) and "," in text:
+        return "; several hosts are for redis+sentinel:// and redis+cluster://"
+    return ""
 
 
 def _store_url(scheme: StoreScheme, match: re.Match[str]) -> StoreUrl | None:

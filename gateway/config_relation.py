@@ -194,7 +194,8 @@ def _memory(config: Config) -> Iterator[Problem]:
     if config.store.url.scheme is StoreScheme.MEMORY and config.workers != 1:
         yield Problem(
             "store.url",
-            f"memory:// is known to one process alone, and workers is {config.workers}; "
+            f"memory:// is known to one process alone, and workers is {config.workers}"
+            f"{' (one per core)' if not config.workers else ''}; "
             "set workers = 1, or use sqlite:/// or redis://",
             ("workers",),
         )

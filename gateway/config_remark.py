@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -18,7 +19,7 @@ from gateway.config_relation import Relation
 from gateway.config_source import Problem
 from gateway.config_type import show_duration
 from gateway.core.handover import HandOver
-from gateway.core.rule import Match, Mode
+from gateway.core.rule import Match, Mode, Network
 
 _FILES_OF_URL = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
@@ -51,7 +52,7 @@ def _unread_networks(config: Config) -> Iterator[Problem]:
     if not listen.smtp or not all(endpoint.is_local for endpoint in listen.smtp):
         return
     for name, networks in lists:
-        if networks and not any(network.is_loopback for network in networks if network.prefixlen):
+        if networks and not any(_holds_loopback(network) for network in networks):
             yield Problem(
                 f"listen.{name}",
                 "only this machine can connect to listen.smtp, and it is in none of these networks",
@@ -148,6 +149,12 @@ REMARKS: Sequence[Relation] = (
     _lists_secret,
     _provisional,
 )
+
+
+def _holds_loopback(network: Network) -> bool:
+    if isinstance(network, IPv4Network):
+        return network.overlaps(IPv4Network("127.0.0.0/8"))
+    return network.overlaps(IPv6Network("::1"))
 
 
 def _why_unreadable(file: Path) -> str:

@@ -79,12 +79,9 @@ def read_document(path: Path) -> Document:
         ConfigError: it cannot be read, or is no TOML; with the line.
     """
     try:
-        text = _read_text(path)
-        return tomllib.loads(text)
+        return _parse_toml(_read_text(path))
     except OSError as error:
         raise ConfigError((f"{path}: cannot be read: {error.strerror or error}",)) from error
-    except RecursionError as error:
-        raise ConfigError((f"{path}: not TOML: too many brackets in one another",)) from error
     except ValueError as error:
         raise ConfigError((f"{path}: not TOML: {error}",)) from error
 
@@ -179,6 +176,18 @@ def nearest(name: str, choices: Collection[str]) -> str | None:
     return found[0] if found else None
 
 
+def _parse_toml(text: str) -> Document:
+    """Read TOML; raises ValueError, whatever is wrong with it."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError as error:
+        raise ValueError("too many brackets in one another") from error
+    except ValueError as error:  # Python refuses to read it (CVE-2020-10735)
+        raise ValueError("a number is too long") from error
+
+
 def _read_text(path: Path) -> str:
     """Read a text of bounded size; raises OSError, or ValueError if it is none."""
     with path.open("rb") as file:
@@ -224,8 +233,9 @@ def _unknown(variable: str, key: Key | None, known: Mapping[str, Key]) -> Proble
     of_table = next((name for name in known if name.startswith(f"{variable}__")), None)
     if of_table is not None:
         return Problem(variable, f"that is a table; set its keys one by one, as in {of_table}")
-    meant = nearest(variable, [name.lower() for name in known])
-    hint = f"; did you mean {meant.upper()}?" if meant else ""
+    names = [name.removeprefix(PREFIX).lower() for name in known]
+    meant = nearest(variable.removeprefix(PREFIX), names)
+    hint = f"; did you mean {PREFIX}{meant.upper()}?" if meant else ""
     return Problem(variable, f"there is no such key{hint}")
 
 
