@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from bench.peers import Peer, Running, Site
@@ -48,7 +49,7 @@ def version(cache: Path) -> str:
     return str(json.loads(manifest.read_text())["version"]) if manifest.exists() else ""
 
 
-def _start(site: Site) -> Running:
+def _start(site: Site, *, no_delay: bool) -> Running:
     home = _installed(site.cache)
     port = free_port()
     # Haraka takes its own defaults from this file only: without it every connection ends it.
@@ -68,10 +69,14 @@ def _start(site: Site) -> Running:
         path.write_text(text)
     (site.folder / "plugins").mkdir()
     shutil.copy(_PLUGIN, site.folder / "plugins" / "dedup.js")
+    environment = {"BENCH_NO_DELAY": "1"} if no_delay else {}
     args = ["node", str(home / "bin" / "haraka"), "-c", str(site.folder)]
-    child = start(args, site.folder / "haraka.log")
+    child = start(args, site.folder / "haraka.log", environment=environment)
     wait_for(lambda: answers(port), child, limit_s=60.0)
     return Running(port, child)
 
 
-PEERS = (Peer("haraka", "Haraka 3, smtp_proxy, Redis plugin", _start),)
+PEERS = (
+    Peer("haraka", "Haraka 3, smtp_proxy, Redis plugin", partial(_start, no_delay=False)),
+    Peer("haraka-nodelay", "the same, TCP_NODELAY set by us", partial(_start, no_delay=True)),
+)

@@ -1,4 +1,8 @@
-"""mailonce itself: Redis, ``match = "content"``, metrics on, everything else as it comes."""
+"""mailonce itself: Redis, ``match = "content"``, metrics on, everything else as it comes.
+
+The client's address is handed on with XFORWARD, as Postfix's proxy does: smtp-sink answers XCLIENT
+with a 250 and not with a greeting, and mailonce rightly takes that for a refusal.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +55,7 @@ def start_mailonce(
     workers: int = 0,
     database: int = 0,
     action: str = "tag",
-    identity: str = "xclient",
+    identity: str = "xforward",
     certificate: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Running:
@@ -87,7 +91,7 @@ def start_mailonce(
     )
     args = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
     child = start(args, site.folder / "mailonce.log", cwd=_ROOT, environment=environment)
-    wait_for(lambda: answers(port) and _is_ready(http_port), child)
+    wait_for(lambda: answers(port), child)
     return Running(port, child)
 
 
