@@ -56,11 +56,10 @@ return count"""
 
 def key_of(unique_id: UniqueId) -> bytes:
     """Return the key of a tracked recipient."""
-    return b"mo:{%b}%b%b" % (
-        _encoded(unique_id.message),
-        _encoded(unique_id.recipient),
-        _encoded(unique_id.variant),
-    )
+    key = b"mo:{%b}%b" % (_base64(unique_id.message), _base64(unique_id.recipient))
+    if unique_id.variant:
+        key += _base64(unique_id.variant)
+    return key.translate(_URL_SAFE, b"=")
 
 
 def unique_id_of(key: bytes) -> UniqueId | None:
@@ -80,7 +79,7 @@ def unique_id_of(key: bytes) -> UniqueId | None:
 
 def pattern_of(message: bytes, recipient: bytes | None = None) -> bytes:
     """Return the pattern that all keys of a message match, or those of one recipient of it."""
-    return b"mo:{%b}%b*" % (_encoded(message), _encoded(recipient or b""))
+    return key_of(UniqueId(message, recipient or b"")) + b"*"
 
 
 def worker_key(worker: bytes) -> bytes:
@@ -150,8 +149,8 @@ def set_beat(worker: bytes, ttl_ms: int) -> Command:
     return (b"SET", worker_key(worker), b"1", b"PX", ttl_ms)
 
 
-def _encoded(octets: bytes) -> bytes:
-    return b2a_base64(octets, newline=False).translate(_URL_SAFE, b"=")
+def _base64(octets: bytes) -> bytes:
+    return b2a_base64(octets, newline=False)
 
 
 def _digest(text: bytes, octets: int) -> bytes:

@@ -15,6 +15,7 @@ Fails with `sqlite3.Error`.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +27,8 @@ from gateway.core.report import Entry
 from gateway.core.unique_id import UniqueId
 from gateway.ports import Record
 
-BEAT_S = 10.0
 BEAT_TTL_S = 30.0
+BEATS_PER_TTL = 3
 _VERSION = 1
 _BUSY_PAUSE_S = 0.005
 
@@ -91,15 +92,29 @@ class Claimed:
     fresh: tuple[UniqueId, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Bounds of a list.
+
+    Attributes:
+        busy_timeout_s: how long to wait for another process' transaction.
+        entries: how many the journal keeps.
+        beat_ttl_s: for how long claims outlive their worker.
+    """
+
+    busy_timeout_s: float
+    entries: int
+    beat_ttl_s: float
+
+
 class SqliteStore:
     """An open file."""
 
     def __init__(
         self,
         path: Path,
+        options: Options,
         worker: bytes,
-        busy_timeout_s: float,
-        entries: int,
         now: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
@@ -107,9 +122,8 @@ class SqliteStore:
 
         Args:
             path: of the file.
+            options: bounds.
             worker: in whose name claims are made.
-            busy_timeout_s: how long to wait for another process' transaction.
-            entries: how many the journal keeps.
             now: Unix time.
             monotonic: the same for all processes of the machine.
 
@@ -118,20 +132,21 @@ class SqliteStore:
             sqlite3.Error: the file cannot be opened, or is none of ours.
         """
         self._worker = worker
-        self._entries = entries
+        self._entries = options.entries
+        self._beat_ttl_s = options.beat_ttl_s
         self._now = now
         self._monotonic = monotonic
-        self._beaten_at = -BEAT_TTL_S
+        self._beaten_at = -math.inf
         self._written = 0
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         if not path.exists():
             # The journal names who writes to whom.
             path.touch(mode=0o600)
         self._db = sqlite3.connect(
-            path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
+            path, timeout=options.busy_timeout_s, isolation_level=None, check_same_thread=False
         )
         try:
-            self._prepare(time.monotonic() + busy_timeout_s)
+            self._prepare(time.monotonic() + options.busy_timeout_s)
         except BaseException:
             self._db.close()
             raise
@@ -140,7 +155,7 @@ class SqliteStore:
         """Begin a transaction, with the lock for writing; and say that this worker lives."""
         self._db.execute("BEGIN IMMEDIATE")
         now = self._monotonic()
-        if not 0 <= now - self._beaten_at < BEAT_S:
+        if not 0 <= now - self._beaten_at < self._beat_ttl_s / BEATS_PER_TTL:
             self._db.execute("INSERT OR REPLACE INTO worker VALUES (?, ?)", (self._worker, now))
             self._bury(now)
             self._beaten_at = now
@@ -155,7 +170,7 @@ class SqliteStore:
     def rollback(self) -> None:
         """Take the transaction back, if there is one still."""
         self._written = 0
-        self._beaten_at = -BEAT_TTL_S
+        self._beaten_at = -math.inf
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
@@ -229,7 +244,7 @@ class SqliteStore:
         """See `History.known`."""
         now = self._monotonic()
         records = self._db.execute(_RECORDS, (message, self._now())).fetchall()
-        claims = self._db.execute(_CLAIMS, (message, now, now - BEAT_TTL_S, now)).fetchall()
+        claims = self._db.execute(_CLAIMS, (message, now, now - self._beat_ttl_s, now)).fetchall()
         return [
             *((UniqueId(message, row[0], row[1]), _sighting(row[2:])) for row in records),
             *((UniqueId(message, row[0], row[1]), IN_FLIGHT) for row in claims),
@@ -257,7 +272,7 @@ class SqliteStore:
         holder = self._db.execute(_HOLDER, key).fetchone()
         changed = self._db.execute(
             _CLAIM,
-            (*key, self._worker, token, now + lease_s, now, now - BEAT_TTL_S, now),
+            (*key, self._worker, token, now + lease_s, now, now - self._beat_ttl_s, now),
         ).rowcount
         if not changed:
             return IN_FLIGHT, False
@@ -270,7 +285,7 @@ class SqliteStore:
 
     def _bury(self, now: float) -> None:
         """Clear away dead workers, and the claims of any that is not alive."""
-        since = now - BEAT_TTL_S
+        since = now - self._beat_ttl_s
         self._db.execute("DELETE FROM worker WHERE beaten_at <= ? OR beaten_at > ?", (since, now))
         self._db.execute(
             "DELETE FROM claim WHERE ends_at <= ? OR worker NOT IN (SELECT worker FROM worker)",

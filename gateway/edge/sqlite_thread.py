@@ -20,7 +20,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from gateway.edge.sqlite_store import BEAT_S, SqliteStore, is_busy
+from gateway.edge.sqlite_store import SqliteStore, is_busy
 from gateway.errors import TrackingListError, TrackingListTimeoutError
 
 T = TypeVar("T")
@@ -42,7 +42,13 @@ class _Job:
 class SqliteThread:
     """Runs operations on a store, many in one transaction."""
 
-    def __init__(self, open_store: Callable[[], SqliteStore], name: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        open_store: Callable[[], SqliteStore],
+        name: str,
+        timeout_s: float,
+        idle_s: float,
+    ) -> None:
         """Open nothing and start nothing yet.
 
         Args:
@@ -50,10 +56,12 @@ class SqliteThread:
                 `sqlite3.Error`.
             name: of the file, for messages.
             timeout_s: how long a caller waits at most.
+            idle_s: after which an empty transaction is made, for the heartbeat.
         """
         self._open_store = open_store
         self._name = name
         self._timeout_s = timeout_s
+        self._idle_s = idle_s
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._store: SqliteStore | None = None
@@ -163,7 +171,7 @@ class SqliteThread:
         """Wait for something to do, or until the heart has to beat; say if it is the end."""
         jobs: list[_Job] = []
         try:
-            job = self._jobs.get(timeout=BEAT_S)
+            job = self._jobs.get(timeout=self._idle_s)
             while job is not None:
                 jobs.append(job)
                 if len(jobs) == _BATCH_JOBS:

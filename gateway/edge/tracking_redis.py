@@ -30,8 +30,8 @@ from gateway.edge.redis_wire import Command
 from gateway.errors import TrackingListError
 from gateway.ports import Record
 
-BEAT_S = 10.0
 BEAT_TTL_S = 30.0
+_BEATS_PER_TTL = 3
 _MAX_ORPHANS = 10_000
 _ORPHANS_AT_ONCE = 100
 _SCAN_KEYS = 1000
@@ -62,6 +62,7 @@ class RedisTrackingList:
         link: RedisLink,
         *,
         entries: int = 100_000,
+        beat_ttl_s: float = BEAT_TTL_S,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,6 +71,7 @@ class RedisTrackingList:
         Args:
             link: to Redis; nobody else may use it.
             entries: how many the journal keeps.
+            beat_ttl_s: for how long claims outlive this worker.
             now: Unix time in seconds.
             monotonic: seconds since anything, never set back.
         """
@@ -78,6 +80,7 @@ class RedisTrackingList:
         self._monotonic = monotonic
         self._journal = journal.RedisJournal(entries, monotonic)
         self._worker = secrets.token_bytes(layout.WORKER_OCTETS)
+        self._beat_ttl_s = beat_ttl_s
         self._is_beating_until = -math.inf
         self._heart: asyncio.Task[None] | None = None
         # Claims of transactions under way: one that cannot be renewed is not an orphan.
@@ -194,7 +197,7 @@ class RedisTrackingList:
             # In front of the claims: nobody may ever see one whose worker seems dead.
             commands.insert(0, self._beat())
             values = (await self._run(commands))[1:]
-            self._is_beating_until = now + BEAT_TTL_S
+            self._is_beating_until = now + self._beat_ttl_s
         else:
             values = await self._run(commands)
         sightings: list[Sighting] = []
@@ -267,17 +270,17 @@ class RedisTrackingList:
                 return list(found)
 
     def _beat(self) -> Command:
-        return layout.set_beat(self._worker, math.ceil(BEAT_TTL_S * 1000))
+        return layout.set_beat(self._worker, math.ceil(self._beat_ttl_s * 1000))
 
     async def _beat_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(self._beat_ttl_s / _BEATS_PER_TTL)
             begun = self._monotonic()
             try:
                 await self._run([self._beat()])
             except TrackingListError:
                 continue  # the next claim will beat first
-            self._is_beating_until = begun + BEAT_TTL_S
+            self._is_beating_until = begun + self._beat_ttl_s
 
     def _orphan(self, keys: Sequence[bytes], token: bytes) -> None:
         """Remember claims that may stand without anybody knowing."""

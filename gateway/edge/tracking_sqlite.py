@@ -18,7 +18,7 @@ from pathlib import Path
 from gateway.core.policy import Sighting
 from gateway.core.report import Entry, as_text
 from gateway.core.unique_id import UniqueId
-from gateway.edge.sqlite_store import Claimed, SqliteStore
+from gateway.edge.sqlite_store import BEAT_TTL_S, BEATS_PER_TTL, Claimed, Options, SqliteStore
 from gateway.edge.sqlite_thread import SqliteThread
 from gateway.errors import TrackingListError
 from gateway.ports import Record
@@ -51,6 +51,7 @@ class SqliteTrackingList:
         timeout_s: float,
         *,
         entries: int = 100_000,
+        beat_ttl_s: float = BEAT_TTL_S,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -60,13 +61,14 @@ class SqliteTrackingList:
             path: of the file.
             timeout_s: how long a call waits at most.
             entries: how many the journal keeps.
+            beat_ttl_s: for how long claims outlive this worker.
             now: Unix time in seconds.
             monotonic: seconds, the same for all processes of the machine and never set back.
         """
         worker = secrets.token_bytes(_WORKER_OCTETS)
-        busy_s = timeout_s * _BUSY_SHARE
-        opener = partial(SqliteStore, path, worker, busy_s, entries, now, monotonic)
-        self._thread = SqliteThread(opener, str(path), timeout_s)
+        options = Options(timeout_s * _BUSY_SHARE, entries, beat_ttl_s)
+        opener = partial(SqliteStore, path, options, worker, now, monotonic)
+        self._thread = SqliteThread(opener, str(path), timeout_s, beat_ttl_s / BEATS_PER_TTL)
 
     async def claim(
         self, unique_ids: Sequence[UniqueId], token: bytes, lease_s: float
