@@ -133,8 +133,9 @@ def without(section: bytes, unwanted: Collection[Field]) -> bytes:
         position = field.end
     kept.append(section[position:])
     left = b"".join(kept)
-    at = start_of_fields(section)
+    at, end = start_of_fields(section), start_of_fields(left)
     # "From : a@b" looks like such a line and is a field all the same.
-    if start_of_fields(left) <= at or _FIELD.match(left, at):
+    field_at_top = _FIELD.match(left, at)
+    if end <= at or (field_at_top and field_at_top.end() >= end):
         return left
     return left[:at] + b"\r\n" + left[at:]

@@ -1,0 +1,6 @@
+"""Settings of the property tests: a slow machine is no failure."""
+
+from hypothesis import settings
+
+settings.register_profile("core", deadline=None, max_examples=150)
+settings.load_profile("core")
