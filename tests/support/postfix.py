@@ -1,8 +1,8 @@
-"""A real Postfix of our own: its configuration, queue and log in a temporary folder, its ports free.
+"""A real Postfix of our own: configuration, queue and log in a temporary folder, its ports free.
 
-The master runs in the foreground in a session of its own, nothing is chrooted, and the Postfix of the
-system, if there is one, is not touched. Only root can start it. Mail for `DOMAIN` is taken, either
-held in the queue, where its octets can be read, or passed on to a server that the test has.
+The master runs in the foreground in a session of its own, nothing is chrooted, and the Postfix of
+the system, if there is one, is not touched. Only root can start it. Mail for `DOMAIN` is taken,
+either held in the queue, where its octets can be read, or passed on to a server that the test has.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ DOMAIN = "example.org"
 _MASTER = Path("/usr/lib/postfix/sbin/master")
 # Folder of the queue -> group, mode: as `postfix check` makes them.
 _QUEUE = {
-    **dict.fromkeys(
-        "active bounce corrupt defer deferred flush hold incoming private saved trace".split(),
-        ("root", 0o700),
-    ),
+    **dict.fromkeys(("active", "bounce", "corrupt", "defer", "deferred"), ("root", 0o700)),
+    **dict.fromkeys(("flush", "hold", "incoming", "private", "saved", "trace"), ("root", 0o700)),
     "maildrop": ("postdrop", 0o730),
     "public": ("postdrop", 0o710),
 }
@@ -160,7 +158,7 @@ class Postfix:
     def start(self) -> None:
         """Start it and wait until it listens."""
         # Postfix forks its smtpd at the first connection: to listen is to be ready.
-        command = [_MASTER, "-c", self.configuration, "-d"]
+        command: list[str | Path] = [_MASTER, "-c", self.configuration, "-d"]
         self._child = child = start(command, self.folder / "master.out")
         wait_until(lambda: "daemon started" in self.log(), "Postfix starts", child=child)
 
@@ -194,7 +192,7 @@ class Postfix:
         return file.read_text(errors="replace") if file.exists() else ""
 
     def wait_for_line(self, pattern: str, limit_s: float = 10.0) -> re.Match[str]:
-        """Wait until a line of the log, after those waited for before, matches; return the match."""
+        """Wait for a line of the log after those waited for before; return the match."""
 
         def found() -> re.Match[str] | None:
             return re.compile(pattern, re.MULTILINE).search(self.log(), self._read_log_from)

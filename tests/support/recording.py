@@ -114,7 +114,7 @@ class Session:
     Attributes:
         number: counts the sink's sessions.
         raw: every octet received, content included.
-        lines: commands in order; ``.`` for the end of content.
+        lines: commands in order; ``.`` for the end of content, empty if the connection ended first.
         transactions: those that came to content.
         identity: what XCLIENT, XFORWARD or PROXY said last.
         is_over: whether the connection has ended.

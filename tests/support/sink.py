@@ -53,7 +53,8 @@ class Sink:
     Attributes:
         port: where it listens on loopback.
         sessions: all since the start or the last `forget`, in order of connecting.
-        journal: all commands of all sessions in order of arrival, with the session's number.
+        journal: all commands of all sessions in order of arrival, with the session's number; an
+            empty one where a connection ended within content.
     """
 
     def __init__(
@@ -305,6 +306,7 @@ class _Conversation:
         """Keep what had come of content when the connection ended."""
         if self._is_in_content:
             self._keep(bytes(self._buffer), is_ended=False)
+            self._note(Line(b"", time.monotonic()))
 
     async def _obey(self, line: Line) -> None:
         verb, argument = line.verb, line.text[len(line.verb) + 1 :]

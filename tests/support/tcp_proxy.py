@@ -16,7 +16,7 @@ class TcpProxy:
         port: where it listens.
         swallows_replies: what the server says is lost.
         swallows_requests: what the client says is lost; the server never hears of it.
-        requests: octets that clients have sent, delivered or not.
+        connections: how many clients have come.
     """
 
     def __init__(self, server_port: int) -> None:
@@ -27,7 +27,7 @@ class TcpProxy:
         self.port = 0
         self.swallows_replies = False
         self.swallows_requests = False
-        self.requests = 0
+        self.connections = 0
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -53,6 +53,7 @@ class TcpProxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._writers.add(writer)
+        self.connections += 1
         try:
             there_reader, there = await asyncio.open_connection("127.0.0.1", self._server_port)
         except OSError:
@@ -74,8 +75,6 @@ class TcpProxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while octets := await reader.read(_CHUNK_OCTETS):
-                if is_request:
-                    self.requests += len(octets)
                 if not (self.swallows_requests if is_request else self.swallows_replies):
                     writer.write(octets)
                     await writer.drain()
