@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -268,6 +268,12 @@ def test_a_document_is_not_changed() -> None:
     assert document == {"store": {"window": "1d"}}
 
 
+def test_a_document_whose_keys_are_no_texts_is_refused() -> None:
+    document: dict[Any, Any] = {1: 2}
+    with pytest.raises(ConfigError, match=r"^\[1\]: Keys should be strings"):
+        config_of(document)
+
+
 def test_a_configuration_cannot_be_changed() -> None:
     config = config_of({})
     for table, name in ((config, "workers"), (config.store, "window"), (config.listen, "clients")):
@@ -370,6 +376,7 @@ values = st.recursive(
 names = st.sampled_from([key.path.rpartition(".")[2] for key in all_keys()]) | st.text()
 
 
+@settings(deadline=None)  # machines that test are busy
 @given(
     st.dictionaries(st.sampled_from(list(tables())), values | st.dictionaries(names, values)),
     st.dictionaries(st.sampled_from([variable_of(key.path) for key in all_keys()]), st.text()),

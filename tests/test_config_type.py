@@ -4,7 +4,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import config_type as kind
@@ -34,6 +34,7 @@ def test_durations(text: str, duration_s: float) -> None:
     assert kind.parse_duration(text) == duration_s
 
 
+@settings(deadline=None)  # machines that test are busy
 @given(st.integers(0, 10**12))
 def test_a_duration_is_shown_as_it_is_read(milliseconds: int) -> None:
     assert kind.parse_duration(kind.show_duration(milliseconds / 1000)) == milliseconds / 1000
@@ -177,6 +178,7 @@ def test_values_are_shown_as_toml_writes_them(value: object, shown: str) -> None
     assert kind.show(value) == shown
 
 
+@settings(deadline=None)  # machines that test are busy
 @given(
     st.sampled_from(NOTATIONS),
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()),
@@ -193,6 +195,7 @@ def test_a_value_is_read_or_refused_on_one_line(
     assert "\n" not in message
 
 
+@settings(deadline=None)  # machines that test are busy
 @given(st.sampled_from(NOTATIONS), st.text())
 def test_a_variable_is_read_or_refused_on_one_line(
     notation: Notation | ListNotation, text: str
