@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from gateway.core.edition import EditionSettings
 from gateway.core.policy import Action, Decision, Examination, Sighting, Verdict
-from gateway.core.tag import generated_id, lacks_id, mark, message_id_field
+from gateway.core.tag import generated_id, lacks_id, mark, message_id_field, modest
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +78,8 @@ def _common_mark(kept: Sequence[tuple[Decision, Sighting | None]], hostname: str
     """Return the field that says no more than what is true for everybody, or ``b""``."""
     if len({decision for decision, _ in kept}) != 1 or kept[0][0].action is not Action.TAGGED:
         return b""
-    decision = kept[0][0]
-    sightings = [sighting for _, sighting in kept if sighting is not None]
-    if len(sightings) < len(kept):
-        return mark(decision, None, hostname=hostname)
-    newest = max(sightings, key=lambda sighting: sighting.first_seen_s)
-    fewest = min(sighting.copies for sighting in sightings)
-    modest = Sighting(newest.sight, newest.first_seen_s, newest.fingerprint, fewest)
-    return mark(decision, modest, hostname=hostname)
+    earlier = modest([sighting for _, sighting in kept])
+    return mark(kept[0][0], earlier, hostname=hostname)
 
 
 def _unmarked(decision: Decision) -> Decision:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gateway.core.amendment import Amendment, amend
 from gateway.core.conclusion import Conclusion, conclude
@@ -110,15 +110,12 @@ def _amended(
     if any(decision.action is Action.DEFERRED for decision in decisions):
         return None
     has_date = letter.examination.date is not None
-    settings = desk.settings.edition
-    if not letter.is_checkable:  # a Message-ID may stand in what was not kept
-        settings = replace(settings, adds_missing=False)
     return amend(
         letter.examination,
         decisions,
         [candidate.sighting for candidate in screened.candidates],
         letter.fingerprint if has_date else secrets.token_bytes(DIGEST_OCTETS),
-        settings,
+        desk.settings.edition,
     )
 
 

@@ -175,7 +175,7 @@ class Collector:
     def _examined(self) -> tuple[Examination, Fingerprinter]:
         """Close the header section, if that has not been done."""
         if self._examination is None or self._fingerprinter is None:
-            self._examination = examine(b"".join(self._fields))
+            self._examination = examine(b"".join(self._fields), is_whole=self._is_header_whole)
             self._fingerprinter = Fingerprinter(self._examination.identifying)
             self._fingerprinter.update(self._examination.stray)
         return self._examination, self._fingerprinter
