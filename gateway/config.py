@@ -13,7 +13,7 @@ in the order of the file. Certificates and other files that are named in it are 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from gateway import config_relation as relation
 from gateway import config_source as source
 from gateway.config_key import keys_of, tables
 from gateway.config_model import Config
+from gateway.config_place import Endpoint
 from gateway.config_source import Problem
 from gateway.errors import ConfigError
 
-__all__ = ["Config", "config_of", "load"]
+__all__ = ["Config", "config_of", "listening_at", "load"]
 
 _ALL_KEYS = tuple(key for table in tables() if table != "policy" for key in keys_of(table))
 
@@ -79,6 +80,27 @@ def config_of(document: Mapping[str, Any], environ: Mapping[str, str] | None = N
     if problems or config is None:
         raise ConfigError([str(item) for item in source.in_order(problems, overlay.document)])
     return config
+
+
+def listening_at(config: Config, smtp: Sequence[Endpoint]) -> Config:
+    """Return a configuration with the addresses that SMTP listeners really have.
+
+    Args:
+        config: as it was loaded.
+        smtp: where the sockets are that somebody else has opened for us (systemd); they may be
+            public though ``listen.smtp`` is not.
+
+    Returns:
+        The same, with these in place of ``listen.smtp``.
+
+    Raises:
+        ConfigError: what was allowed for the configured addresses is not for these (P5).
+    """
+    listen = config.listen.model_copy(update={"smtp": tuple(smtp)})
+    changed = config.model_copy(update={"listen": listen})
+    if problems := relation.open_doors(changed):
+        raise ConfigError([str(problem) for problem in problems])
+    return changed
 
 
 def _parsed(document: Mapping[str, Any]) -> tuple[Config | None, list[Problem]]:

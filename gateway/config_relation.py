@@ -28,6 +28,11 @@ def problems(config: Config) -> list[Problem]:
     return [problem for relation in PROBLEMS for problem in relation(config)]
 
 
+def open_doors(config: Config) -> list[Problem]:
+    """Return the relations of the open-relay guard (P5) that do not hold."""
+    return [problem for relation in (_believed, _open_relay) for problem in relation(config)]
+
+
 def _listeners(config: Config) -> Iterator[Problem]:
     """There is an address for SMTP or for the milter, and no two listeners want the same one."""
     if not config.listen.smtp and not config.listen.milter:

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.config import config_of, load
+from gateway.config import config_of, listening_at, load
 from gateway.config_key import Key, keys_of, tables
 from gateway.config_model import Config
+from gateway.config_place import Endpoint
 from gateway.config_source import variable_of
 from gateway.core.envelope import Envelope
 from gateway.core.rule import Collisions, Match, Mode, Policy, policies
@@ -272,6 +273,17 @@ def test_a_document_whose_keys_are_no_texts_is_refused() -> None:
     document: dict[Any, Any] = {1: 2}
     with pytest.raises(ConfigError, match=r"^\[1\]: Keys should be strings"):
         config_of(document)
+
+
+def test_p5_sockets_that_were_handed_over_count_as_they_are() -> None:
+    """P5: a public socket from systemd is public, whatever ``listen.smtp`` says."""
+    public, local = Endpoint("0.0.0.0", 25), Endpoint("127.0.0.1", 25)
+    none = config_of({"downstream": {"identity": "none"}})
+    with pytest.raises(ConfigError, match=r"^downstream.identity: .* open relay: .* 0.0.0.0:25"):
+        listening_at(none, [local, public])
+    assert listening_at(none, [local]).listen.smtp == (local,)
+    changed = listening_at(config_of({"hostname": "mx.example.org"}), [public])
+    assert (changed.listen.smtp, changed.own_hostname) == ((public,), "mx.example.org")
 
 
 def test_a_configuration_cannot_be_changed() -> None:
