@@ -109,6 +109,10 @@ class Service:
         self._log.logger.info("stopped")
         self._log.close()
 
+    def stop(self) -> None:
+        """Have `run` come to its end, as SIGTERM does."""
+        self._stopping.set()
+
     async def _first_probe(self) -> Standing:
         """Ask the open-relay guard, where one is needed.
 
