@@ -1,0 +1,389 @@
+"""HTTP: metrics, health, the console and its API (all read-only but `/forget`).
+
+    /metrics  /healthz  /readyz                    for machines
+    /  /decisions  /message?message_id=            the console
+    /api/decisions?limit=  /api/messages?message_id=   the same as JSON
+    /forget (POST)                                 so that a wanted re-send passes
+
+Runs beside mail, never in its way: what it shows comes from memory, or from the tracking list
+within a bounded time. Handlers hold no state of their own; who may pass is `http_guard`'s business,
+what pages look like that of the modules beside. A handler that fails answers 500 without details.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import TypeVar
+from urllib.parse import parse_qsl, quote, unquote_to_bytes
+
+from aiohttp import web
+
+from gateway.core.activity import Activity
+from gateway.core.readiness import Readiness, Status
+from gateway.core.report import Entry, Keep
+from gateway.core.story import Story, identities_of, name_of, story
+from gateway.core.unique_id import Identity, Sealer
+from gateway.errors import TrackingListError
+from gateway.faces.http_decisions import SCANNED, decisions_page, filter_of
+from gateway.faces.http_frame import Frame
+from gateway.faces.http_guard import (
+    COOKIE,
+    COOKIE_AGE_S,
+    OPEN_PATHS,
+    SECURITY_HEADERS,
+    Access,
+    Guard,
+)
+from gateway.faces.http_login import login_page
+from gateway.faces.http_message import message_page, search_page
+from gateway.faces.http_overview import Overview, overview_page
+from gateway.ports import History
+
+_T = TypeVar("_T")
+_HISTORY_S = 5.0
+_FRESH_S = 2.0
+_TRAIL = 500
+_MAX_BODY_OCTETS = 16 << 10
+_MAX_FIELDS = 20
+_NO_ANSWER = "the tracking list does not answer"
+_KEEPS = {
+    Keep.OFF: "nothing (journal.keep)",
+    Keep.DUPLICATES: "all but what was new",
+    Keep.ALL: "every decision",
+}
+_ASSETS = {"console.css": "text/css", "console.js": "text/javascript"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where pages come from.
+
+    Attributes:
+        metrics: returns the metrics page and its content type for an Accept header.
+        readiness: returns whether the gateway can work, from memory.
+        activity: returns what went on in the last hour, from memory.
+        history: the tracking list's past.
+        sealer: of the tracking list.
+    """
+
+    metrics: Callable[[str], tuple[bytes, str]]
+    readiness: Callable[[], Readiness]
+    activity: Callable[[], Activity]
+    history: History
+    sealer: Sealer
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """What the postmaster chose.
+
+    Attributes:
+        access: where we listen, and the token.
+        hostname: of this gateway.
+        keep: what the journal keeps.
+    """
+
+    access: Access
+    hostname: str
+    keep: Keep = Keep.DUPLICATES
+
+
+class HttpFace:
+    """The HTTP server."""
+
+    def __init__(
+        self, sources: Sources, settings: HttpSettings, now: Callable[[], float] = time.time
+    ) -> None:
+        """Serve nothing yet.
+
+        Args:
+            sources: of what is shown.
+            settings: the postmaster's.
+            now: Unix time.
+        """
+        self._sources = sources
+        self._settings = settings
+        self._now = now
+        self._guard = Guard(settings.access, now)
+        self._latest: tuple[float, Sequence[Entry]] = (0.0, ())
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve on a listening socket; it belongs to this server from now on."""
+        runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0)
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        self._runner = runner
+
+    async def stop(self) -> None:
+        """Stop serving; requests under way get two seconds."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def application(self) -> web.Application:
+        """Return the routes, behind the guard."""
+        app = web.Application(middlewares=[self._guarded], client_max_size=_MAX_BODY_OCTETS)
+        app.on_response_prepare.append(_add_headers)
+        app.add_routes(
+            [
+                web.get("/metrics", self._metrics),
+                web.get("/healthz", self._health),
+                web.get("/readyz", self._ready),
+                web.get("/", self._overview),
+                web.get("/decisions", self._decisions),
+                web.get("/message", self._message),
+                web.get("/api/decisions", self._api_decisions),
+                web.get("/api/messages", self._api_messages),
+                web.post("/forget", self._forget),
+                web.get("/login", self._login_form),
+                web.post("/login", self._login),
+                web.get("/logout", self._logout),
+                *[web.get(f"/{name}", _asset(name, kind)) for name, kind in _ASSETS.items()],
+            ]
+        )
+        return app
+
+    @web.middleware
+    async def _guarded(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        return self._guard.refusal(request) or await handler(request)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._sources.metrics(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def _ready(self, _request: web.Request) -> web.Response:
+        found = self._sources.readiness()
+        body = {"status": found.status.value, "reasons": list(found.reasons)}
+        return web.json_response(body, status=503 if found.status is Status.UNREADY else 200)
+
+    async def _overview(self, request: web.Request) -> web.Response:
+        latest = await self._newest()
+        overview = Overview(self._sources.activity(), latest, _KEEPS[self._settings.keep])
+        return _html(overview_page(self._frame(request), overview))
+
+    async def _decisions(self, request: web.Request) -> web.Response:
+        try:
+            chosen = filter_of(_query(request))
+        except ValueError as error:
+            return _html(search_page(self._frame(request), f"{error}."), 400)
+        return _html(decisions_page(self._frame(request), chosen, await self._newest()))
+
+    async def _message(self, request: web.Request) -> web.Response:
+        query = _query(request)
+        pasted = query.get("message_id", "").encode("latin-1")
+        frame = self._frame(request, pasted)
+        identities = identities_of(pasted)
+        if not identities:
+            text = "Paste a Message-ID, with or without its brackets, into the field above."
+            return _html(search_page(frame, text), 400 if pasted else 200)
+        try:
+            told = await self._story(identities)
+        except TrackingListError:
+            return _html(search_page(frame, f"Not now: {_NO_ANSWER}."), 503)
+        forgotten = query.get("forgotten", "")
+        notice = ""
+        if forgotten.isascii() and forgotten.isdigit():
+            notice = f"Forgotten: {int(forgotten[:6])}. The next copy passes as new."
+        return _html(message_page(frame, told, notice), 404 if told.is_empty else 200)
+
+    async def _api_decisions(self, request: web.Request) -> web.Response:
+        try:
+            chosen = filter_of(_query(request))
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        newest = await self._newest()
+        if newest is None:
+            return web.json_response({"error": _NO_ANSWER}, status=503)
+        found = [asdict(entry) for entry in chosen.chosen(newest)]
+        return web.json_response({"decisions": found, "looked_at": len(newest)})
+
+    async def _api_messages(self, request: web.Request) -> web.Response:
+        identities = identities_of(_query(request).get("message_id", "").encode("latin-1"))
+        if not identities:
+            return web.json_response({"error": "message_id: expected a Message-ID"}, status=400)
+        try:
+            told = await self._story(identities)
+        except TrackingListError:
+            return web.json_response({"error": _NO_ANSWER}, status=503)
+        return web.json_response(as_json(told), status=404 if told.is_empty else 200)
+
+    async def _forget(self, request: web.Request) -> web.Response:
+        form = await _form(request)
+        if not self._guard.may_change(request, form.get("secret", "")):
+            text = "Not allowed: this needs the token, and a form of this console.\n"
+            return web.Response(status=403, text=text)
+        pasted = _octets(form, "message_id")
+        identities = identities_of(pasted)
+        if not identities:
+            return web.Response(status=400, text="message_id: expected a Message-ID\n")
+        recipient = _octets(form, "recipient")
+        try:
+            forgotten = await self._forgotten(identities, recipient)
+        except TrackingListError:
+            return web.Response(status=503, text=f"Not now: {_NO_ANSWER}.\n")
+        self._latest = (0.0, ())
+        if "secret" not in form:
+            return web.json_response({"forgotten": forgotten})
+        raise web.HTTPSeeOther(f"/message?message_id={quote(pasted)}&forgotten={forgotten}")
+
+    async def _login_form(self, request: web.Request) -> web.Response:
+        if self._guard.is_known(request) or not self._guard.has_token:
+            raise web.HTTPSeeOther("/")
+        return _html(login_page(self._settings.hostname, has_failed=False))
+
+    async def _login(self, request: web.Request) -> web.Response:
+        cookie = self._guard.logged_in(request, (await _form(request)).get("token", ""))
+        if cookie is None:
+            return _html(login_page(self._settings.hostname, has_failed=True), 403)
+        answer = web.Response(status=303, headers={"Location": "/"})
+        answer.set_cookie(
+            COOKIE,
+            cookie,
+            max_age=COOKIE_AGE_S,
+            httponly=True,
+            samesite="Strict",
+            secure=request.headers.get("X-Forwarded-Proto", request.scheme) == "https",
+        )
+        return answer
+
+    async def _logout(self, _request: web.Request) -> web.Response:
+        answer = web.Response(status=303, headers={"Location": "/login"})
+        answer.del_cookie(COOKIE)
+        return answer
+
+    def _frame(self, request: web.Request, pasted: bytes = b"") -> Frame:
+        return Frame(
+            hostname=self._settings.hostname,
+            readiness=self._sources.readiness(),
+            now_s=self._now(),
+            path=request.path,
+            form_secret=self._guard.form_secret,
+            may_log_out=COOKIE in request.cookies,
+            is_locked=self._guard.has_token and not self._guard.is_known(request),
+            pasted=pasted.decode("latin-1"),
+        )
+
+    async def _newest(self) -> Sequence[Entry] | None:
+        """Return the newest entries, at most two seconds old; None if there is no answer."""
+        read_at, entries = self._latest
+        if time.monotonic() - read_at > _FRESH_S:
+            try:
+                entries = await _within(self._sources.history.latest(SCANNED))
+            except TrackingListError:
+                return None
+            self._latest = (time.monotonic(), entries)
+        return entries
+
+    async def _story(self, identities: Sequence[Identity]) -> Story:
+        """Return what is known under any of the identities that may be meant.
+
+        Raises:
+            TrackingListError: the list does not answer.
+        """
+        history, sealer = self._sources.history, self._sources.sealer
+        told = []
+        for identity in identities:
+            name = name_of(identity)
+            entries = await _within(history.trail(name, _TRAIL))
+            known = await _within(history.known(sealer.message(identity)))
+            told.append(story(name.decode("latin-1"), entries, known))
+        return next((found for found in told if not found.is_empty), told[0])
+
+    async def _forgotten(self, identities: Sequence[Identity], recipient: bytes) -> int:
+        """Forget; return how many records and claims that were.
+
+        Raises:
+            TrackingListError: the list does not answer.
+        """
+        history, sealer = self._sources.history, self._sources.sealer
+        forgotten = 0
+        for identity in identities:
+            message = sealer.message(identity)
+            whose = sealer.recipient(message, recipient) if recipient else None
+            forgotten += await _within(history.forget(message, whose))
+        return forgotten
+
+
+def as_json(told: Story) -> Mapping[str, object]:
+    """Return what is known of a message as JSON has it."""
+    return {
+        "message_id": told.message_id,
+        "first_copies": [asdict(origin) for origin in told.origins],
+        "copies": [[asdict(entry) for entry in copy.entries] for copy in told.copies],
+        "tracked": [
+            {
+                "key": holding.key,
+                "recipient": holding.recipient,
+                "is_variant": holding.is_variant,
+                "state": holding.sighting.sight.value,
+                "first_seen_s": holding.sighting.first_seen_s,
+                "copies": holding.sighting.copies,
+                "queue_id": holding.sighting.note.decode("latin-1"),
+            }
+            for holding in told.holdings
+        ],
+    }
+
+
+async def _within(work: Awaitable[_T]) -> _T:
+    """Wait for the list, but not for ever.
+
+    Raises:
+        TrackingListError: it fails, or takes too long.
+    """
+    try:
+        async with asyncio.timeout(_HISTORY_S):
+            return await work
+    except TimeoutError as error:
+        raise TrackingListError(f"no answer within {_HISTORY_S:.0f} s") from error
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "mailonce"
+    if request.path not in OPEN_PATHS:
+        response.headers.update(SECURITY_HEADERS)
+
+
+def _html(text: str, status: int = 200) -> web.Response:
+    return web.Response(text=text, status=status, content_type="text/html")
+
+
+def _asset(name: str, content_type: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    text = files("gateway.faces").joinpath(name).read_text("utf-8")
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.Response(text=text, content_type=content_type)
+
+    return answer
+
+
+def _query(request: web.Request) -> Mapping[str, str]:
+    """Read the query with octets as latin-1: an id need not be UTF-8."""
+    query = request.rel_url.raw_query_string
+    try:
+        return dict(parse_qsl(query, True, encoding="latin-1", max_num_fields=_MAX_FIELDS))
+    except ValueError as error:
+        raise web.HTTPBadRequest(text="too many fields\n") from error
+
+
+async def _form(request: web.Request) -> Mapping[str, str]:
+    return {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+
+
+def _octets(form: Mapping[str, str], name: str) -> bytes:
+    """Return a field that our own forms hold percent-encoded, others as it is."""
+    value = form.get(name, "")
+    return unquote_to_bytes(value) if "secret" in form else value.encode("utf-8", "replace")
