@@ -25,8 +25,9 @@ Dial = Callable[[], Awaitable[Wire]]
 
 # Enough to make the round trip cheap; a bound for its memory and for the server's latency.
 _BATCH_COMMANDS = 1000
-# Finding and greeting a server behind Sentinel and TLS takes several round trips.
-_DIAL_BUDGET_S = 5.0
+# Finding and greeting a server behind Sentinel and TLS takes several round trips, and the system
+# repeats a lost SYN after a second.
+_DIAL_BUDGET_S = 3.0
 # When a timer is late the replies may have come meanwhile: uvloop runs timers before it reads.
 _GRACE_S = 0.002
 # The server has become a replica, or comes up only now: another one is right, or this one later.

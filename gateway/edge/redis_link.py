@@ -87,14 +87,15 @@ class SentinelDial:
         """
         reasons = []
         for sentinel in tuple(self._sentinels):
+            # Whoever does not answer goes to the end, even if our own time ends first.
+            self._sentinels.append(self._sentinels.pop(0))
             try:
                 async with asyncio.timeout(_SENTINEL_S):
                     wire = await self._master(sentinel)
             except (OSError, RefusedError) as error:
                 reasons.append(f"{sentinel}: {str(error) or 'no answer in time'}")
                 continue
-            self._sentinels.remove(sentinel)
-            self._sentinels.insert(0, sentinel)
+            self._sentinels.insert(0, self._sentinels.pop())
             return wire
         raise TrackingListError("redis sentinel: " + "; ".join(reasons))
 

@@ -18,7 +18,7 @@ from hiredis import ProtocolError, Reader, ReplyError, pack_command
 Command = tuple[bytes | int, ...]
 _NOTHING_YET = object()
 # hiredis declares a tuple of exactly one part.
-_packed = cast("Callable[[Command], bytes]", pack_command)
+packed = cast("Callable[[Command], bytes]", pack_command)
 
 
 class RefusedError(Exception):
@@ -72,7 +72,7 @@ class Wire(asyncio.Protocol):
     def send(self, commands: Sequence[Command]) -> None:
         """Write commands at once; never waits, since callers wait for replies anyway."""
         if self._transport is not None:
-            self._transport.write(b"".join(map(_packed, commands)))
+            self._transport.write(b"".join(map(packed, commands)))
 
     def drop(self) -> None:
         """End the connection, replies outstanding or not."""
