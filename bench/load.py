@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.process import take_precedence
+
 SENDER = "sender@example.org"
 RECIPIENT = "recipient@example.com"
 _run_numbers = itertools.count(1)
@@ -94,8 +96,13 @@ def _generated(port: int, load: Load, messages: int, timeout_s: float) -> Sent:
 def _run(args: list[str], timeout_s: float) -> tuple[float, float, int, str]:
     begin = time.perf_counter()
     with subprocess.Popen(
-        args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=_ROOT
+        args,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=_ROOT,
+        start_new_session=True,
     ) as process:
+        take_precedence(process.pid)
         before = os.times()
         try:
             output, _ = process.communicate(timeout=timeout_s)

@@ -58,14 +58,17 @@ def _beside(args: list[str], work: Callable[[], dict[str, float]]) -> dict[str, 
 def _py_spy(station: Station, work: Callable[[], dict[str, float]], folder: Path) -> str:
     output = folder / "stacks"
     args = ["py-spy", "record", "--pid", str(_worker(station)), "--rate", str(_SAMPLES_PER_S)]
-    args = [str(Path(sys.executable).with_name("py-spy")), *args[1:], "--format", "raw"]
+    args = [str(Path(sys.executable).with_name("py-spy")), *args[1:], "--threads", "--format", "raw"]
     values = _beside([*args, "--duration", "600", "--output", str(output)], work)
     own: Counter[str] = Counter()
     all_of: Counter[str] = Counter()
     for line in output.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
+        thread, *places = stack.split(";")
+        if "MainThread" not in thread:
+            continue
         # One entry per function: the line number is cut off.
-        frames = [frame.rpartition(":")[0] + ")" for frame in stack.split(";")]
+        frames = [place.rpartition(":")[0] + ")" for place in places]
         own[frames[-1]] += int(count)
         for frame in set(frames):
             all_of[frame] += int(count)

@@ -189,7 +189,8 @@ def measure(
 
     Returns:
         Values: ``rate`` (messages/s), ``mib_s``, CPU time per message in µs (``cpu_us`` of the
-        peer, ``cpu_us.NAME`` of its processes, ``redis_us``, ``sink_us``, ``load_us``),
+        peer, ``cpu_us.NAME`` of its processes, ``redis_us``, ``sink_us``, ``load_us``, and
+        ``chain_us`` of all of them: what the rate would be on a machine without others),
         ``rss_mib`` (highest of any of its processes), ``rss_sum_mib``, ``foreign`` (share of the
         machine that others took), and ``p50_us`` and ``p99_us`` from our own generator.
 
@@ -232,6 +233,7 @@ def measure(
         "foreign": max(0.0, foreign_s / (sent.seconds * (os.cpu_count() or 1))),
         "messages": float(messages),
     }
+    values["chain_us"] = sum(values[key] for key in ("cpu_us", "redis_us", "sink_us", "load_us"))
     for name, seconds in costs["peer"].items():
         values[f"cpu_us.{name}"] = seconds / messages * _US
     if sent.latencies_us:
