@@ -146,14 +146,15 @@ def table(frame: Frame, entries: Sequence[Entry]) -> Html:
 
 def _cells(frame: Frame, entry: Entry) -> Sequence[Html]:
     copies = tag("span", f" ×{entry.copies}", class_="faint") if entry.copies > 1 else None
+    client = shown(entry.client) or "local"
     cells: Sequence[tuple[str, str, Content]] = (
         ("Time", "when", moment(entry.at_s, frame.now_s)),
-        ("Verdict", "", (badge(entry.verdict), copies)),
-        ("Action", "", entry.action),
+        ("Verdict", "verdict", tag("span", badge(entry.verdict), copies)),
+        ("Action", "verdict", entry.action),
         ("Message-ID", "wide", message_link(entry.message_id)),
         ("From", "path", address(entry.reverse_path)),
         ("To", "path", address(entry.recipient)),
-        ("Client", "", tag("span", shown(entry.client) or "local", title=shown(entry.helo))),
+        ("Client", "client", tag("span", client, title=f"{client} {shown(entry.helo)}")),
         ("Size", "number", size(entry.size_octets)),
     )
     return [

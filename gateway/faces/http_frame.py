@@ -147,12 +147,14 @@ def message_link(message_id: str, *content: Content, class_: str = "id") -> Html
         return tag("span", "none", class_="faint")
     text = content or (shown(message_id),)
     octets = quote(message_id.encode("latin-1", "replace"), safe="")
-    return tag("a", *text, href=f"/message?message_id={octets}", class_=class_)
+    whole = shown(message_id)
+    return tag("a", *text, href=f"/message?message_id={octets}", class_=class_, title=whole)
 
 
 def address(path: str) -> Html:
     """Return a reverse-path or forward-path; the null reverse-path is ``<>``."""
-    return tag("bdi", shown(path) or "<>", class_="address")
+    text = shown(path) or "<>"
+    return tag("bdi", text, class_="address", title=text)
 
 
 def emptiness(text: str) -> Html:

@@ -116,7 +116,7 @@ def _copy(frame: Frame, copy: Copy, begun_s: float) -> Html:
             ("from", address(head.reverse_path)),
             ("client", (shown(head.client) or "local", " ", helo)),
             ("size", size(head.size_octets)),
-            ("Message-ID", head.form or "unknown"),
+            ("id", head.form or "unknown"),
         ),
         *[_recipient(entry) for entry in told],
         tag("p", f"and {more} more recipients", class_="note") if more else None,
@@ -203,4 +203,6 @@ def _forget(frame: Frame, story: Story, recipient: str, text: str) -> Html:
 
 
 def _facts(*pairs: tuple[str, Content]) -> Html:
-    return tag("dl", *[(tag("dt", name), tag("dd", content)) for name, content in pairs])
+    return tag(
+        "dl", *[tag("div", tag("dt", name), tag("dd", content)) for name, content in pairs]
+    )

@@ -73,7 +73,7 @@ def _tiles(activity: Activity) -> Html:
         _tile("Unchecked", count(verdicts.get("unchecked", 0)), _share(verdicts, "unchecked")),
         _tile("Put off", count(actions.get("deferred", 0)), _share(actions, "deferred")),
         _tile(
-            "Time in the gateway",
+            "Overhead",
             wait(activity.overhead.quantile(0.5)),
             f"99 %: {wait(activity.overhead.quantile(0.99))}",
         ),
