@@ -108,6 +108,33 @@ def serve(config: ConfigFile) -> None:
 
 
 @app.command()
+def demo(
+    *,
+    once: Annotated[
+        bool, typer.Option("--once", help="End after the table instead of serving on.")
+    ] = False,
+    dir: Annotated[  # noqa: A002 - typer names the option by it
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep everything in this folder, not a temporary one."),
+    ] = None,
+) -> None:
+    """Send real messages through the whole gateway, show what becomes of each, and keep serving.
+
+    Needs nothing: the tracking list is a file, what is delivered goes to a Maildir. Ends with code
+    1 if anything went otherwise than expected.
+    """
+    from gateway.demo import run
+
+    try:
+        is_right = run(dir, is_once=once)
+    except ConfigError as error:
+        complain(*error.problems)
+        raise typer.Exit(BAD_INPUT) from error
+    if not is_right:
+        raise typer.Exit(1)
+
+
+@app.command()
 def check(config: ConfigFile) -> None:
     """Validate a configuration, and tell every problem at once.
 

@@ -1,0 +1,156 @@
+"""The demo: it runs, it tells the truth, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.core.policy import Action, Decision, Verdict
+from gateway.demo_letter import ALICE, Expected, each, letters
+from gateway.demo_post import Delivered, Outcome
+from tests.support.process import Child, start, wait_until
+
+PROJECT = Path(__file__).parents[1]
+LETTERS = list(each(letters("0", "example.org")))
+RIGHT = "All of it is as it should be."
+
+
+def run(folder: Path, *arguments: str | Path) -> tuple[int, str, str]:
+    """Run the command, with a folder for what is temporary."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "demo", *arguments],
+        capture_output=True,
+        check=False,
+        cwd=PROJECT,
+        env={**os.environ, "TMPDIR": str(folder)},
+        timeout=60,
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def delivered_as_expected(outcome_of: Expected) -> tuple[Delivered, ...]:
+    return tuple(Delivered(who, outcome_of.field, True) for who in outcome_of.delivered)
+
+
+def as_expected(index: int) -> Outcome:
+    """Return an outcome that is right."""
+    letter = LETTERS[index]
+    expected = letter.expected
+    return Outcome(letter, expected.code, "Ok", expected.decisions, delivered_as_expected(expected))
+
+
+def test_once_tells_that_all_is_right_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    code, out, error = run(tmp_path, "--once")
+    assert (code, error) == (0, ""), out
+    assert RIGHT in out
+    assert out.count("✓") == len(LETTERS) + 1  # and one for the metrics
+    assert "✗" not in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_keeps_everything_and_serves_again(tmp_path: Path) -> None:
+    folder = tmp_path / "some where" / "new"
+    for _ in range(2):
+        code, out, error = run(tmp_path, "--once", "--dir", folder)
+        assert (code, error) == (0, ""), out
+    names = {path.name for path in folder.iterdir()}
+    assert {"demo.toml", "mailonce.log", "seen.db", "Maildir"} <= names
+    copies = sum(len(letter.expected.delivered) for letter in LETTERS)
+    assert len(list((folder / "Maildir" / "new").iterdir())) == 2 * copies
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
+    with running(tmp_path) as child:
+        text = wait_until(lambda: shown(child, r"Ctrl-C[\s\S]*one message"), "the table", 30, child)
+        port = int(found(r"SMTP +127\.0\.0\.1:(\d+)", text))
+        with smtplib.SMTP("127.0.0.1", port) as client:
+            assert client.sendmail("a@example.org", ["b@example.org"], "Subject: x\n\nx\n") == {}
+        url = found(r"(http://127\S+/metrics)", text)
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - http, loopback
+            assert b"mailonce_messages_total" in answer.read()
+        assert child.stop(number=number) == 0
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_ports_that_are_taken_are_no_problem(tmp_path: Path) -> None:
+    with listening(2525), listening(9125):
+        code, out, _ = run(tmp_path, "--once")
+    assert code == 0, out
+
+
+def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    code, out, error = run(tmp_path, "--once", "--dir", file / "below")
+    assert (code, out) == (2, "")
+    assert error == f"{file}/below: cannot be made: Not a directory\n"
+
+
+@pytest.mark.parametrize("index", range(len(LETTERS)), ids=[letter.title for letter in LETTERS])
+def test_whatever_is_otherwise_is_noticed(index: int) -> None:
+    right = as_expected(index)
+    assert right.is_as_expected
+    other = Decision(Verdict.UNCHECKED, Action.RELAYED)
+    stray = Delivered("mallory@example.org", right.letter.expected.field, True)
+    wrong = [
+        replace(right, code=right.code + 1),
+        replace(right, decisions=((ALICE, other),)),
+        replace(right, decisions=()),
+        replace(right, delivered=(*right.delivered, stray)),
+    ]
+    if right.delivered:
+        first, *others = right.delivered
+        wrong += [
+            replace(right, delivered=tuple(others)),
+            replace(right, delivered=(replace(first, is_intact=False), *others)),
+            replace(right, delivered=(replace(first, field="X-Mailonce: unchecked"), *others)),
+        ]
+    for outcome in wrong:
+        assert not outcome.is_as_expected, outcome
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Child]:
+    arguments = [sys.executable, "-m", "gateway", "demo"]
+    environment = {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
+    child = start(arguments, folder / "output", folder=PROJECT, environment=environment)
+    try:
+        yield child
+    finally:
+        child.stop()
+
+
+@contextmanager
+def listening(port: int) -> Iterator[None]:
+    """Take a port, unless somebody has it already."""
+    try:
+        listener = socket.create_server(("127.0.0.1", port))
+    except OSError:
+        yield
+        return
+    with listener:
+        yield
+
+
+def shown(child: Child, pattern: str) -> str:
+    text = child.log.read_text()
+    return text if re.search(pattern, text) else ""
+
+
+def found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    assert match, text
+    return match[1]
