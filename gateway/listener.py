@@ -74,6 +74,12 @@ def shown(listener: socket.socket) -> str:
     return f"unix:{name}"
 
 
+def endpoint_of(listener: socket.socket) -> Endpoint:
+    """Return where a listening socket is."""
+    name = listener.getsockname()
+    return Endpoint(name[0], name[1]) if isinstance(name, tuple) else Endpoint(path=str(name))
+
+
 def _open_tcp(endpoint: Endpoint, *, is_dual: bool) -> list[socket.socket]:
     found = socket.getaddrinfo(
         endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

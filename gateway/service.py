@@ -19,14 +19,17 @@ from contextlib import suppress
 import uvloop
 
 from gateway import __version__, wiring
-from gateway.config import Config
+from gateway.config import Config, listening_at
+from gateway.edge.activity import SAMPLE_EVERY_S, ActivityRing
 from gateway.edge.journal import LogJournal
 from gateway.edge.log import Log
 from gateway.edge.metrics import Metrics
+from gateway.edge.metrics_exposition import Totals, exposition, merged
 from gateway.errors import ConfigError, DownstreamError, RelayOpenError
+from gateway.faces.http import HttpFace, Sources
 from gateway.guard import Standing, probe
-from gateway.listener import handed_over, open_all, shown
-from gateway.readiness import Readiness
+from gateway.listener import endpoint_of, handed_over, open_all, shown
+from gateway.lookout import Lookout
 from gateway.shared_memory import SharedMemory
 from gateway.supervisor import Supervisor
 from gateway.systemd import notify
@@ -54,9 +57,12 @@ class Service:
         self._log: Log = wiring.log_of(config, self._metrics)
         self._journal = LogJournal(self._log, self._metrics.count)
         self._connector = wiring.connector_of(config, self._metrics)
-        self._readiness = Readiness(config, self._connector, self._metrics)
+        self._lookout = Lookout(config, self._connector, self._metrics)
+        self._recent = ActivityRing(self._totals)
+        self._http: HttpFace | None = None
         self._stopping = asyncio.Event()
         self._sockets: list[socket.socket] = []
+        self._smtp: list[socket.socket] = []
         self._supervisor: Supervisor | None = None
         self._certificates = _changed_at(config)
         self._probing: asyncio.Task[Standing] | None = None
@@ -74,9 +80,11 @@ class Service:
         inherited = handed_over(os.environ)
         smtp = inherited.get("smtp") or open_all("listen.smtp", config.listen.smtp)
         milter = inherited.get("milter") or open_all("listen.milter", config.listen.milter)
-        self._sockets = [*smtp, *milter]
+        self._smtp, self._sockets = smtp, [*smtp, *milter]
+        self._config = config = listening_at(config, [endpoint_of(listener) for listener in smtp])
+        await self._serve_http(inherited.get("http"))
         standing = await self._first_probe()
-        self._readiness.standing = standing
+        self._lookout.standing = standing
         self._supervisor = Supervisor(
             config,
             standing,
@@ -99,19 +107,42 @@ class Service:
         ]
         await self._stopping.wait()
         notify("STOPPING=1")
+        self._lookout.is_stopping = True
         self._log.logger.info("stopping")
         for task in watching:
             task.cancel()
         for listener in self._sockets:
             listener.close()
         await self._supervisor.stop()
-        await self._readiness.close()
+        if self._http is not None:
+            await self._http.stop()
+        await self._lookout.close()
         self._log.logger.info("stopped")
         self._log.close()
 
     def stop(self) -> None:
         """Have `run` come to its end, as SIGTERM does."""
         self._stopping.set()
+
+    async def _serve_http(self, inherited: Sequence[socket.socket] | None) -> None:
+        """Serve metrics, health and console, if asked to."""
+        endpoint = self._config.listen.http
+        if inherited is None and endpoint is None:
+            return
+        listener, *_ = inherited or open_all("listen.http", [endpoint] if endpoint else [])
+        sources = Sources(
+            metrics=lambda accept: exposition(self._totals(), accept),
+            look=lambda: self._lookout.look(is_asked=True),
+            readiness=self._lookout.readiness,
+            activity=self._recent.activity,
+            history=self._lookout.store,
+            sealer=wiring.sealer_of(self._config),
+        )
+        self._http = HttpFace(sources, wiring.http_settings_of(self._config, listener))
+        await self._http.start(listener)
+
+    def _totals(self) -> Totals:
+        return merged(self._memory.blocks())
 
     async def _first_probe(self) -> Standing:
         """Ask the open-relay guard, where one is needed.
@@ -156,15 +187,19 @@ class Service:
         """Ask the guard and tell everybody; a downstream that is away proves nothing new."""
         standing = await self._probe()
         if standing is not Standing.UNPROVEN:
-            self._readiness.standing = standing
+            self._lookout.standing = standing
             if self._supervisor is not None:
                 self._supervisor.stand(standing)
         return standing
 
     async def _watch(self) -> None:
         """Look after what changes by itself: certificates, the list, the downstream."""
+        sampled_at = time.monotonic()
         while True:
-            await self._readiness.look()
+            await self._lookout.look()
+            if time.monotonic() - sampled_at >= SAMPLE_EVERY_S:
+                sampled_at = time.monotonic()
+                self._recent.take_sample()
             changed_at = _changed_at(self._config)
             if changed_at != self._certificates:
                 self._certificates = changed_at
@@ -176,7 +211,8 @@ class Service:
         """Read configuration and certificates anew; what cannot be used changes nothing."""
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            config = self._load()
+            endpoints = [endpoint_of(listener) for listener in self._smtp]
+            config = listening_at(self._load(), endpoints)
             wiring.smtp_settings_of(config)
         except ConfigError as error:
             self._journal.complain("configuration_unusable", "; ".join(error.problems))
@@ -185,7 +221,7 @@ class Service:
                 self._journal.complain("restart_needed", f"{key} takes effect after a restart")
             self._config = config
             self._connector = wiring.connector_of(config, self._metrics)
-            self._readiness.reload(config, self._connector)
+            self._lookout.reload(config, self._connector)
             if self._supervisor is not None:
                 self._supervisor.reload(config)
             self._log.logger.info("reloaded")

@@ -1,7 +1,7 @@
 """One timer for the many short waits of a connection.
 
-Arming is an assignment: the loop's timer is only moved when it rings. A timer per command would cost
-more than the command.
+Arming is an assignment: the loop's timer is only moved when it rings. A timer per command would
+cost more than the command.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Each function makes one part and starts nothing; who holds the parts together is
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +28,11 @@ from gateway.edge.maildir import MaildirConnector
 from gateway.edge.metrics import Metrics
 from gateway.edge.tracking_memory import MemoryTrackingList
 from gateway.errors import ConfigError
+from gateway.faces.http import HttpSettings
+from gateway.faces.http_guard import Access
 from gateway.faces.milter_message import MilterSettings
 from gateway.faces.smtp_reception import SmtpSettings
+from gateway.listener import endpoint_of
 from gateway.ports import Downstream, History, TrackingList
 from gateway.relay import RelaySettings
 from gateway.screening import ScreeningSettings
@@ -158,6 +162,15 @@ def milter_settings_of(config: Config) -> MilterSettings:
     )
 
 
+def http_settings_of(config: Config, listener: socket.socket) -> HttpSettings:
+    """Return how browsers and scrapers are served."""
+    access = Access(
+        is_loopback=endpoint_of(listener).is_local,
+        token=config.listen.http_token.get_secret_value(),
+    )
+    return HttpSettings(access, config.own_hostname, config.journal.keep)
+
+
 def server_tls_of(config: Config) -> ssl.SSLContext | None:
     """Make the context for STARTTLS, None without a certificate.
 
@@ -177,7 +190,9 @@ def server_tls_of(config: Config) -> ssl.SSLContext | None:
 
 def needs_relay_probe(config: Config) -> bool:
     """Say whether anybody but this machine can reach an SMTP listener, and a probe is wanted."""
-    is_public = any(not endpoint.is_local for endpoint in config.listen.smtp)
+    is_public = bool(config.listen.proxy_protocol) or any(
+        not endpoint.is_local for endpoint in config.listen.smtp
+    )
     is_smtp = any(server.scheme is Scheme.SMTP for server in config.downstream.servers)
     return is_public and is_smtp and bool(config.downstream.relay_probe)
 

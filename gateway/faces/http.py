@@ -65,6 +65,7 @@ class Sources:
 
     Attributes:
         metrics: returns the metrics page and its content type for an Accept header.
+        look: has readiness looked at anew.
         readiness: returns whether the gateway can work, from memory.
         activity: returns what went on in the last hour, from memory.
         history: the tracking list's past.
@@ -72,6 +73,7 @@ class Sources:
     """
 
     metrics: Callable[[str], tuple[bytes, str]]
+    look: Callable[[], Awaitable[None]]
     readiness: Callable[[], Readiness]
     activity: Callable[[], Activity]
     history: History
@@ -165,6 +167,7 @@ class HttpFace:
         return web.Response(text="alive\n")
 
     async def _ready(self, _request: web.Request) -> web.Response:
+        await self._sources.look()
         found = self._sources.readiness()
         body = {"status": found.status.value, "reasons": list(found.reasons)}
         return web.json_response(body, status=503 if found.status is Status.UNREADY else 200)
