@@ -28,6 +28,8 @@ class MilterServer:
 
     Attributes:
         sessions: connections that are open.
+        settings: the postmaster's; may be replaced at any time.
+        allowed: networks whose mail servers may connect, empty for all; likewise.
     """
 
     def __init__(
@@ -45,10 +47,10 @@ class MilterServer:
             settings: the postmaster's.
             allowed: networks whose mail servers may connect; empty for all.
         """
+        self.settings = settings
+        self.allowed = tuple(allowed)
         self._current_desk = current_desk
         self._meter = meter
-        self._settings = settings
-        self._allowed = tuple(allowed)
         self._servers: list[asyncio.AbstractServer] = []
         self._open: set[MilterSession] = set()
         self._is_empty = asyncio.Event()
@@ -66,16 +68,18 @@ class MilterServer:
             self._servers.append(await _serve(loop, self._session, listener))
 
     async def close(self, grace_s: float) -> None:
-        """Take no more connections; let those that are open come to their end.
+        """Take no more connections; let messages under way come to their end.
 
-        A connection lasts as long as that of an SMTP client, which is seldom long. One that is cut
-        in between has Postfix tempfail the client's next message.
+        A connection without one is closed at once. It may last for as long as some SMTP client has
+        nothing to say, and until we are back, nobody else's mail is screened.
 
         Args:
             grace_s: after which the rest are cut. What they were about is released.
         """
         for server in self._servers:
             server.close()
+        for session in tuple(self._open):
+            session.finish()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._is_empty.wait(), grace_s)
         for session in tuple(self._open):
@@ -84,12 +88,12 @@ class MilterServer:
 
     def admit(self, session: MilterSession, transport: asyncio.BaseTransport) -> bool:
         """Let a connection in, or complain about it."""
-        if len(self._open) >= self._settings.sessions:
+        if len(self._open) >= self.settings.sessions:
             self.complain("milter_refused", "limits.sessions is reached")
             return False
         peer = transport.get_extra_info("peername")
         is_remote = isinstance(peer, tuple)  # else a unix socket, which has permissions
-        if self._allowed and is_remote and not is_within(address_of(peer[0]), self._allowed):
+        if self.allowed and is_remote and not is_within(address_of(peer[0]), self.allowed):
             self.complain("milter_refused", f"{peer[0]} is not in listen.clients")
             return False
         self._open.add(session)
@@ -107,7 +111,7 @@ class MilterServer:
         self._current_desk().journal.complain(event, reason)
 
     def _session(self) -> MilterSession:
-        return MilterSession(self, self._current_desk, self._meter, self._settings)
+        return MilterSession(self, self._current_desk, self._meter)
 
 
 async def serve_milter(

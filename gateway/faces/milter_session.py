@@ -57,7 +57,13 @@ _HIGH_WATER_PACKETS = 64
 
 
 class House(Protocol):
-    """Who keeps count of the connections."""
+    """Who keeps count of the connections.
+
+    Attributes:
+        settings: in force now.
+    """
+
+    settings: MilterSettings
 
     def admit(self, session: MilterSession, transport: asyncio.BaseTransport) -> bool:
         """Let a connection in, or not."""
@@ -75,6 +81,7 @@ class MilterSession(asyncio.Protocol):
         "_client",
         "_current_desk",
         "_house",
+        "_is_ending",
         "_is_given_up",
         "_is_paused",
         "_judging",
@@ -83,7 +90,6 @@ class MilterSession(asyncio.Protocol):
         "_meter",
         "_reader",
         "_result",
-        "_settings",
         "_transport",
         "_waiting",
         "_watchdog",
@@ -94,20 +100,17 @@ class MilterSession(asyncio.Protocol):
         house: House,
         current_desk: Callable[[], Desk],
         meter: Meter,
-        settings: MilterSettings,
     ) -> None:
         """Wait for the connection.
 
         Args:
-            house: told when it begins and ends.
+            house: told when it begins and ends, and asked for the settings.
             current_desk: asked once per message.
             meter: told of connections and of faults in the protocol.
-            settings: the postmaster's.
         """
         self._house = house
         self._current_desk = current_desk
         self._meter = meter
-        self._settings = settings
         self._transport: asyncio.Transport | None = None
         self._watchdog = Watchdog(asyncio.get_running_loop(), self._fall_silent)
         self._reader = wire.PacketReader()
@@ -120,6 +123,7 @@ class MilterSession(asyncio.Protocol):
         self._waiting: list[tuple[int, bytes]] = []
         self._is_paused = False
         self._is_given_up = False
+        self._is_ending = False
         self._result = "lost"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -127,7 +131,7 @@ class MilterSession(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._meter.session_began()
         if self._house.admit(self, transport):
-            self._watchdog.arm(self._settings.idle_timeout_s)
+            self._watchdog.arm(self._house.settings.idle_timeout_s)
         else:
             self._result = "refused"
             self.cut()
@@ -153,6 +157,13 @@ class MilterSession(asyncio.Protocol):
                 self._keep_for_later(packets)
         except wire.WireError as error:
             self._fail(error)
+
+    def finish(self) -> None:
+        """End the connection as soon as no message is under way."""
+        self._is_ending = True
+        if self._judging is None and self._message is None:
+            self._result = "ok"
+            self._open_transport().close()
 
     def cut(self) -> None:
         """End the connection at once."""
@@ -245,7 +256,7 @@ class MilterSession(asyncio.Protocol):
             self._client,
             sender,
             header_size_octets=self._current_desk().settings.header_size_octets,
-            recipients=self._settings.recipients,
+            recipients=self._house.settings.recipients,
         )
 
     def _end_message(self, payload: bytes) -> None:
@@ -285,7 +296,7 @@ class MilterSession(asyncio.Protocol):
             else:
                 is_answered = True
                 self._open_transport().write(judgement.answer)
-                await judgement.settle(is_outcome_known=self._settings.is_acceptance_assumed)
+                await judgement.settle(is_outcome_known=self._house.settings.is_acceptance_assumed)
         except Exception as error:  # noqa: BLE001 - our bug; the client shall try again
             desk.journal.complain("bug", repr(error))
             if not is_answered and not self._is_given_up:
@@ -307,11 +318,13 @@ class MilterSession(asyncio.Protocol):
             self._go_on(waiting)
         except wire.WireError as error:
             self._fail(error)
+        if self._is_ending:
+            self.finish()
 
     def _expect_more(self) -> None:
         is_amid = self._message is not None and self._message.is_content_begun
         is_amid = is_amid or self._reader.held_octets > 0 or self._agreed is None
-        self._watchdog.arm(self._settings.idle_timeout_s if is_amid else _SESSION_TIMEOUT_S)
+        self._watchdog.arm(self._house.settings.idle_timeout_s if is_amid else _SESSION_TIMEOUT_S)
 
     def _fall_silent(self) -> None:
         self._result = "timeout"

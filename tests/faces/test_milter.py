@@ -703,17 +703,42 @@ async def test_message_under_way_is_finished_when_we_stop(open_rig: _Open) -> No
         closing = asyncio.create_task(rig.server.close(grace_s=10.0))
         slow.may_answer.set()
         assert (await peer.answer()).verdict == "c"
-        peer.send(packet("Q"))
+        assert await peer.is_closed()
         await closing
     assert len(rig.recorder.reports) == 1
+    assert rig.recorder.results == ["ok"]
 
 
-async def test_idle_connection_is_cut_when_the_grace_is_over(open_rig: _Open) -> None:
+async def test_message_that_never_ends_is_cut_when_the_grace_is_over(open_rig: _Open) -> None:
+    rig = await open_rig()
+    async with await rig.peer() as peer:
+        peer.send(packet("M", b"<a@b>\0"))
+        await rig.until(lambda: rig.server.sessions)
+        await asyncio.sleep(0.02)  # MAIL has to arrive before we stop
+        await rig.server.close(grace_s=0.05)
+        assert await peer.is_closed()
+    assert rig.recorder.results == ["lost"]
+
+
+async def test_idle_connection_is_closed_at_once(open_rig: _Open) -> None:
     rig = await open_rig()
     async with await rig.peer() as peer:
         await peer.deliver(MESSAGE)
-        await rig.server.close(grace_s=0.01)
+        await rig.until(lambda: rig.recorder.reports)
+        async with asyncio.timeout(10):
+            await rig.server.close(grace_s=3600.0)
         assert await peer.is_closed()
+    assert rig.recorder.results == ["ok"]
+
+
+async def test_settings_may_change_in_between(open_rig: _Open) -> None:
+    rig = await open_rig(Policy(mode=Mode.DROP))
+    async with await rig.peer() as peer:
+        await peer.deliver(MESSAGE)
+        assert (await peer.deliver(MESSAGE)).verdict == "c"
+        rig.server.settings = MilterSettings(is_acceptance_assumed=True)
+        await peer.deliver(OTHER.replace(b"<1@", b"<2@"))
+        assert (await peer.deliver(OTHER.replace(b"<1@", b"<2@"))).verdict == "d"
 
 
 async def test_unix_socket(open_rig: _Open, tmp_path: Path) -> None:
