@@ -173,9 +173,7 @@ def usage(roots: Sequence[int]) -> dict[int, Usage]:
         members = {pid for pid, (parent, _) in found.items() if parent in wanted} - wanted
         wanted |= members
         grown = bool(members)
-    return {
-        pid: Usage(found[pid][1].name, found[pid][1].cpu_s + _own_cpu_s(pid)) for pid in wanted
-    }
+    return {pid: Usage(found[pid][1].name, found[pid][1].cpu_s + _own_cpu_s(pid)) for pid in wanted}
 
 
 def _own_cpu_s(pid: int) -> float:

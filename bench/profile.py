@@ -1,14 +1,16 @@
-"""Where mailonce's time goes: ``python -m bench.profile [--how py-spy|cprofile|strace] [...]``.
+"""Where mailonce's time goes: ``python -m bench.profile [--how py-spy|cprofile|strace|perf]``.
 
-One worker under one load. py-spy samples (little cost, true shares), cProfile counts calls (its own
-cost falls on small functions), strace counts system calls per message.
+One worker under one load. py-spy samples functions, but puts time on system calls that the
+interpreter spent; perf tells interpreter, kernel and libraries truly apart; cProfile counts calls
+(its own cost falls on small functions); strace counts system calls.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import os
 import pstats
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,7 +52,7 @@ def _beside(args: list[str], work: Callable[[], dict[str, float]]) -> dict[str, 
         load = threading.Thread(target=lambda: values.update(work()))
         load.start()
         load.join()
-        tool.send_signal(2)
+        tool.send_signal(signal.SIGINT)
         tool.wait(30)
     return values
 
@@ -58,7 +60,13 @@ def _beside(args: list[str], work: Callable[[], dict[str, float]]) -> dict[str, 
 def _py_spy(station: Station, work: Callable[[], dict[str, float]], folder: Path) -> str:
     output = folder / "stacks"
     args = ["py-spy", "record", "--pid", str(_worker(station)), "--rate", str(_SAMPLES_PER_S)]
-    args = [str(Path(sys.executable).with_name("py-spy")), *args[1:], "--threads", "--format", "raw"]
+    args = [
+        str(Path(sys.executable).with_name("py-spy")),
+        *args[1:],
+        "--threads",
+        "--format",
+        "raw",
+    ]
     values = _beside([*args, "--duration", "600", "--output", str(output)], work)
     own: Counter[str] = Counter()
     all_of: Counter[str] = Counter()
@@ -95,13 +103,36 @@ def _strace(station: Station, work: Callable[[], dict[str, float]], folder: Path
 
 def _cprofile(station: Station, work: Callable[[], dict[str, float]], folder: Path) -> str:
     pid = _worker(station)
+    os.kill(pid, signal.SIGUSR2)
     values = work()
     assert station.running.child is not None
     station.running.child.stop()
-    text = io.StringIO()
-    stats = pstats.Stats(str(folder / f"{pid}.pstats"), stream=text)
-    stats.strip_dirs().sort_stats("tottime").print_stats(_TOP)
-    return _rates(values) + text.getvalue()
+    stats = pstats.Stats(str(folder / f"{pid}.pstats")).strip_dirs()
+    found: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = stats.stats  # type: ignore[attr-defined]  # typeshed hides it
+    messages = values["messages"]
+    calls = sum(entry[1] for entry in found.values()) / messages
+    lines = [f"{calls:.0f} calls per message", " calls   own µs  with callees µs  function"]
+    for (file, line, name), (_, count, own_s, all_s, _) in sorted(
+        found.items(), key=lambda item: -item[1][2]
+    )[: 2 * _TOP]:
+        lines.append(
+            f"{count / messages:6.1f} {own_s / messages * 1e6:8.1f} {all_s / messages * 1e6:16.1f}"
+            f"  {name} ({file}:{line})"
+        )
+    return _rates(values) + "\n".join(lines)
+
+
+def _perf(station: Station, work: Callable[[], dict[str, float]], folder: Path) -> str:
+    output = str(folder / "perf.data")
+    args = ["perf", "record", "-e", "cpu-clock", "-F", "997", "-p", str(_worker(station))]
+    values = _beside([*args, "-o", output], work)
+    parts = [_rates(values)]
+    for sort in ("dso", "symbol"):
+        args = ["perf", "report", "-i", output, "--stdio", "--sort", sort]
+        run = subprocess.run(args, capture_output=True, text=True, check=True)
+        lines = [line for line in run.stdout.splitlines() if line and line[0] != "#"]
+        parts.append("\n".join(lines[:_TOP]))
+    return "\n\n".join(parts)
 
 
 def _rates(values: dict[str, float]) -> str:
@@ -111,7 +142,7 @@ def _rates(values: dict[str, float]) -> str:
     )
 
 
-_TOOLS = {"py-spy": _py_spy, "strace": _strace, "cprofile": _cprofile}
+_TOOLS = {"py-spy": _py_spy, "strace": _strace, "cprofile": _cprofile, "perf": _perf}
 
 
 def main() -> None:

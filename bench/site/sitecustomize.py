@@ -1,4 +1,4 @@
-"""Loaded by every Python with this folder in its path: cProfile from start to end of the process.
+"""Loaded by every Python with this folder in its path: cProfile from SIGUSR2 to the end.
 
 Only `bench.profile` puts it there. Each process writes ``PID.pstats`` into the folder that
 ``BENCH_PROFILE`` names.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import cProfile
 import os
+import signal
 from pathlib import Path
 
 
@@ -20,7 +21,7 @@ def _start(folder: Path) -> None:
         profile.dump_stats(folder / f"{os.getpid()}.pstats")
 
     atexit.register(write)
-    profile.enable()
+    signal.signal(signal.SIGUSR2, lambda *_: profile.enable())
 
 
 if "BENCH_PROFILE" in os.environ:
