@@ -40,8 +40,8 @@ class SharedMemory:
         return self._view[index * BLOCK_OCTETS : (index + 1) * BLOCK_OCTETS]
 
     def blocks(self) -> Sequence[memoryview]:
-        """Return the counters of all."""
-        return [self.block(index) for index in range(self.workers + 1)]
+        """Return the counters of all, as numbers."""
+        return [self.block(index).cast("d") for index in range(self.workers + 1)]
 
     def part(self, index: int) -> memoryview:
         """Return a worker's part of the census."""
