@@ -190,7 +190,7 @@ def measure(
     Returns:
         Values: ``rate`` (messages/s), ``mib_s``, CPU time per message in µs (``cpu_us`` of the
         peer, ``cpu_us.NAME`` of its processes, ``redis_us``, ``sink_us``, ``load_us``, and
-        ``chain_us`` of all of them: what the rate would be on a machine without others),
+        ``chain_us`` of all of them),
         ``rss_mib`` (highest of any of its processes), ``rss_sum_mib``, ``foreign`` (share of the
         machine that others took), and ``p50_us`` and ``p99_us`` from our own generator.
 

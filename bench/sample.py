@@ -93,6 +93,15 @@ def result_of(samples: Sequence[Sample], target: Target) -> Spread | None:
     return spread(ratios)
 
 
+def cost_ratio_of(samples: Sequence[Sample], target: Target) -> Spread | None:
+    """Return a throughput ratio as CPU time has it; None where CPU time says nothing."""
+    if target.key != "rate" or not target.other:
+        return None
+    ours = values_of(samples, target.scenario, target.subject, "chain_us")
+    theirs = values_of(samples, target.scenario, target.other, "chain_us")
+    return spread([theirs[number] / ours[number] for number in ours.keys() & theirs.keys()])
+
+
 def is_met(target: Target, result: Spread) -> bool:
     """Tell whether the median reaches the target."""
     if target.is_minimum:

@@ -10,8 +10,8 @@ from bench.report import Run, as_json, as_markdown
 from bench.sample import Sample
 
 _SAMPLES = [
-    Sample("open", "mailonce", 0, {"rate": 5000.0, "cpu_us": 150.0, "cpu_us.python": 150.0}),
-    Sample("open", "postfix", 0, {"rate": 2000.0, "cpu_us": 400.0}),
+    Sample("open", "mailonce", 0, {"rate": 5000.0, "cpu_us": 150.0, "chain_us": 200.0}),
+    Sample("open", "postfix", 0, {"rate": 2000.0, "cpu_us": 400.0, "chain_us": 600.0}),
     Sample("size", "mailonce 1 KiB", 0, {"rate": 6000.0, "cpu_us": 100.0}),
     Sample("size", "mailonce 4 KiB", 0, {"rate": 5000.0, "cpu_us": 150.0}),
 ]
@@ -19,7 +19,7 @@ _SAMPLES = [
 
 def test_the_table_says_what_was_met_and_what_is_missing() -> None:
     text = as_markdown(Run(_SAMPLES, {"haraka": "npm is\nnot installed"}, ["x: lost"], {"a": "b"}))
-    assert "| open | mailonce, rate | postfix | ≥ 2 × | 2.5 | met |" in text
+    assert "| open | mailonce, rate | postfix | ≥ 2 × | 2.5 | 3 | met |" in text
     assert "`haraka`: npm is not installed" in text
     assert "* x: lost" in text
 
