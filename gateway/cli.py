@@ -35,6 +35,10 @@ ConfigFile = Annotated[
         "--config", metavar="FILE", envvar="MAILONCE_CONFIG", help="The configuration, in TOML."
     ),
 ]
+MessageId = Annotated[
+    str, typer.Argument(metavar="MESSAGE-ID", help="With or without its brackets.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 BAD_INPUT = 2
 """Exit code for what the user can put right; also for wrong options."""
 
@@ -149,6 +153,60 @@ def check(config: ConfigFile) -> None:
     if missing:
         raise typer.Exit(BAD_INPUT)
     print(f"{config}: no problems")
+
+
+@app.command()
+def trace(message_id: MessageId, config: ConfigFile, *, json: AsJson = False) -> None:
+    """Tell everything known of a message: each copy, for whom, what became of it and why.
+
+    Ends with code 1 if nothing is known, and with 2 if the tracking list cannot be asked.
+    """
+    from gateway import trace as command
+    from gateway.errors import TrackingListError
+
+    try:
+        story = command.trace(load_or_exit(config), os.fsencode(message_id))
+    except (ValueError, TrackingListError) as error:
+        complain(error)
+        raise typer.Exit(BAD_INPUT) from error
+    if json:
+        print(command.story_json(story))
+    else:
+        command.tell(story)
+    if story.is_empty:
+        raise typer.Exit(1)
+
+
+@app.command()
+def forget(
+    message_id: MessageId,
+    config: ConfigFile,
+    *,
+    recipient: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="Only for this recipient, not for all.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Have a message forgotten, so that a wanted re-send passes at once; the journal stays.
+
+    Ends with code 1 if there was nothing, and with 2 if the tracking list cannot be asked.
+    """
+    from gateway import trace as command
+    from gateway.errors import TrackingListError
+
+    loaded = load_or_exit(config)
+    whose = None if recipient is None else os.fsencode(recipient)
+    try:
+        forgotten = command.forget(loaded, os.fsencode(message_id), whose)
+    except (ValueError, TrackingListError) as error:
+        complain(error)
+        raise typer.Exit(BAD_INPUT) from error
+    if json:
+        print(command.forgotten_json(forgotten))
+    else:
+        command.tell_forgotten(forgotten)
+    if not forgotten.number:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -39,7 +39,7 @@ class SharedMemory:
         """Return the counters of a worker, or of the supervisor, who comes last."""
         return self._view[index * BLOCK_OCTETS : (index + 1) * BLOCK_OCTETS]
 
-    def blocks(self) -> Sequence[memoryview]:
+    def blocks(self) -> Sequence[memoryview[float]]:
         """Return the counters of all, as numbers."""
         return [self.block(index).cast("d") for index in range(self.workers + 1)]
 

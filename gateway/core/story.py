@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
 
 from gateway.core.message_id import canonical_of
@@ -132,6 +132,30 @@ def story(
     copies = tuple(Copy(tuple(group)) for _, group in groupby(ordered, key=_transaction))
     names = {entry.key[:_RECIPIENT_END]: entry.recipient for entry in ordered if entry.key}
     return Story(message_id, _origins(ordered), copies, _holdings(known, names))
+
+
+def as_json(told: Story) -> Mapping[str, object]:
+    """Return a story as values for JSON; their names are an interface."""
+    return {
+        "message_id": told.message_id,
+        "first_copies": [asdict(origin) for origin in told.origins],
+        "copies": [[asdict(entry) for entry in copy.entries] for copy in told.copies],
+        "tracked": [holding_json(holding) for holding in told.holdings],
+    }
+
+
+def holding_json(holding: Holding) -> Mapping[str, object]:
+    """Return what the list holds for one recipient as values for JSON."""
+    return {
+        "key": holding.key,
+        "recipient": holding.recipient,
+        "is_variant": holding.is_variant,
+        "state": holding.sighting.sight.value,
+        "first_seen_s": holding.sighting.first_seen_s,
+        "copies": holding.sighting.copies,
+        "queue_id": holding.sighting.note.decode("latin-1"),
+        "provisional_at_s": holding.sighting.provisional_at_s,
+    }
 
 
 def explanation(entry: Entry) -> str:

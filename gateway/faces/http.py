@@ -12,13 +12,11 @@ what pages look like that of the modules beside. A handler that fails answers 50
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from typing import TypeVar
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 from aiohttp import web
@@ -26,10 +24,10 @@ from aiohttp import web
 from gateway.core.activity import Activity
 from gateway.core.readiness import Readiness, Status
 from gateway.core.report import Entry, Keep
-from gateway.core.story import Story, identities_of, name_of, story
-from gateway.core.unique_id import Identity, Sealer
+from gateway.core.story import as_json, identities_of
+from gateway.core.unique_id import Sealer
 from gateway.errors import TrackingListError
-from gateway.faces.http_decisions import SCANNED, decisions_page, filter_of
+from gateway.faces.http_decisions import decisions_page, filter_of
 from gateway.faces.http_frame import Frame
 from gateway.faces.http_guard import (
     COOKIE,
@@ -40,6 +38,7 @@ from gateway.faces.http_guard import (
     Guard,
 )
 from gateway.faces.http_login import login_page
+from gateway.faces.http_lookup import Lookup, as_json
 from gateway.faces.http_message import message_page, search_page
 from gateway.faces.http_overview import Overview, overview_page
 from gateway.ports import History
@@ -47,7 +46,6 @@ from gateway.ports import History
 _T = TypeVar("_T")
 _HISTORY_S = 5.0
 _FRESH_S = 2.0
-_TRAIL = 500
 _MAX_BODY_OCTETS = 16 << 10
 _MAX_FIELDS = 20
 _NO_ANSWER = "the tracking list does not answer"
@@ -112,7 +110,7 @@ class HttpFace:
         self._settings = settings
         self._now = now
         self._guard = Guard(settings.access, now)
-        self._latest: tuple[float, Sequence[Entry]] = (0.0, ())
+        self._lookup = Lookup(sources.history, sources.sealer)
         self._runner: web.AppRunner | None = None
 
     async def start(self, listener: socket.socket) -> None:
@@ -193,7 +191,7 @@ class HttpFace:
             text = "Paste a Message-ID, with or without its brackets, into the field above."
             return _html(search_page(frame, text), 400 if pasted else 200)
         try:
-            told = await self._story(identities)
+            told = await self._lookup.story(identities)
         except TrackingListError:
             return _html(search_page(frame, f"Not now: {_NO_ANSWER}."), 503)
         forgotten = query.get("forgotten", "")
@@ -218,7 +216,7 @@ class HttpFace:
         if not identities:
             return web.json_response({"error": "message_id: expected a Message-ID"}, status=400)
         try:
-            told = await self._story(identities)
+            told = await self._lookup.story(identities)
         except TrackingListError:
             return web.json_response({"error": _NO_ANSWER}, status=503)
         return web.json_response(as_json(told), status=404 if told.is_empty else 200)
@@ -232,12 +230,10 @@ class HttpFace:
         identities = identities_of(pasted)
         if not identities:
             return web.Response(status=400, text="message_id: expected a Message-ID\n")
-        recipient = _octets(form, "recipient")
         try:
-            forgotten = await self._forgotten(identities, recipient)
+            forgotten = await self._lookup.forget(identities, _octets(form, "recipient"))
         except TrackingListError:
             return web.Response(status=503, text=f"Not now: {_NO_ANSWER}.\n")
-        self._latest = (0.0, ())
         if "secret" not in form:
             return web.json_response({"forgotten": forgotten})
         raise web.HTTPSeeOther(f"/message?message_id={quote(pasted)}&forgotten={forgotten}")
@@ -267,6 +263,13 @@ class HttpFace:
         answer.del_cookie(COOKIE)
         return answer
 
+    async def _newest(self) -> Sequence[Entry] | None:
+        """Return the newest journal entries; None if there is no answer."""
+        try:
+            return await self._lookup.newest()
+        except TrackingListError:
+            return None
+
     def _frame(self, request: web.Request, pasted: bytes = b"") -> Frame:
         return Frame(
             hostname=self._settings.hostname,
@@ -278,80 +281,6 @@ class HttpFace:
             is_locked=self._guard.has_token and not self._guard.is_known(request),
             pasted=pasted.decode("latin-1"),
         )
-
-    async def _newest(self) -> Sequence[Entry] | None:
-        """Return the newest entries, at most two seconds old; None if there is no answer."""
-        read_at, entries = self._latest
-        if time.monotonic() - read_at > _FRESH_S:
-            try:
-                entries = await _within(self._sources.history.latest(SCANNED))
-            except TrackingListError:
-                return None
-            self._latest = (time.monotonic(), entries)
-        return entries
-
-    async def _story(self, identities: Sequence[Identity]) -> Story:
-        """Return what is known under any of the identities that may be meant.
-
-        Raises:
-            TrackingListError: the list does not answer.
-        """
-        history, sealer = self._sources.history, self._sources.sealer
-        told = []
-        for identity in identities:
-            name = name_of(identity)
-            entries = await _within(history.trail(name, _TRAIL))
-            known = await _within(history.known(sealer.message(identity)))
-            told.append(story(name.decode("latin-1"), entries, known))
-        return next((found for found in told if not found.is_empty), told[0])
-
-    async def _forgotten(self, identities: Sequence[Identity], recipient: bytes) -> int:
-        """Forget; return how many records and claims that were.
-
-        Raises:
-            TrackingListError: the list does not answer.
-        """
-        history, sealer = self._sources.history, self._sources.sealer
-        forgotten = 0
-        for identity in identities:
-            message = sealer.message(identity)
-            whose = sealer.recipient(message, recipient) if recipient else None
-            forgotten += await _within(history.forget(message, whose))
-        return forgotten
-
-
-def as_json(told: Story) -> Mapping[str, object]:
-    """Return what is known of a message as JSON has it."""
-    return {
-        "message_id": told.message_id,
-        "first_copies": [asdict(origin) for origin in told.origins],
-        "copies": [[asdict(entry) for entry in copy.entries] for copy in told.copies],
-        "tracked": [
-            {
-                "key": holding.key,
-                "recipient": holding.recipient,
-                "is_variant": holding.is_variant,
-                "state": holding.sighting.sight.value,
-                "first_seen_s": holding.sighting.first_seen_s,
-                "copies": holding.sighting.copies,
-                "queue_id": holding.sighting.note.decode("latin-1"),
-            }
-            for holding in told.holdings
-        ],
-    }
-
-
-async def _within(work: Awaitable[_T]) -> _T:
-    """Wait for the list, but not for ever.
-
-    Raises:
-        TrackingListError: it fails, or takes too long.
-    """
-    try:
-        async with asyncio.timeout(_HISTORY_S):
-            return await work
-    except TimeoutError as error:
-        raise TrackingListError(f"no answer within {_HISTORY_S:.0f} s") from error
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
