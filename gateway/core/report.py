@@ -15,11 +15,12 @@ from typing import Any
 
 from gateway.core.handover import Client
 from gateway.core.message_id import Form
-from gateway.core.policy import Action, Decision, Sight, Sighting, Verdict
+from gateway.core.policy import Decision, Sight, Sighting, Verdict
 from gateway.core.reply import Reply
 from gateway.core.unique_id import UniqueId
 
-_QUEUE_ID = re.compile(rb"(?i)\bqueued as ([A-Za-z0-9._-]{1,64})")
+# Postfix says "queued as 4ABC", Exim "OK id=1tEXyz-000AbC-DE".
+_QUEUE_ID = re.compile(rb"(?i)\b(?:queued as |id=)([A-Za-z0-9._-]{1,64})")
 _MAX_TEXT = 512
 
 
@@ -139,7 +140,7 @@ class Entry:
 
 
 def queue_id_of(answer: Reply | None) -> bytes:
-    """Return the queue id in an accepting reply (``queued as …``), or ``b""``."""
+    """Return the queue id in an accepting reply, or ``b""``."""
     if answer is None or not answer.is_accepted:
         return b""
     match = _QUEUE_ID.search(answer.wire)
@@ -153,13 +154,8 @@ def entries(report: Report, keep: Keep) -> Sequence[Entry]:
     return tuple(
         _entry(report, outcome)
         for outcome in report.outcomes
-        if keep is Keep.ALL or not _is_plain(outcome.decision)
+        if keep is Keep.ALL or outcome.decision.verdict is not Verdict.NEW
     )
-
-
-def _is_plain(decision: Decision) -> bool:
-    """Say whether nothing happened that anybody would ask about."""
-    return decision.verdict is Verdict.NEW and decision.action is Action.RELAYED
 
 
 def _entry(report: Report, outcome: Outcome) -> Entry:

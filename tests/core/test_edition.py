@@ -42,7 +42,7 @@ def edited(
     digest: bytes = _DIGEST,
     is_whole: bool = True,
 ) -> list[tuple[bytes, tuple[int, ...], bool]]:
-    sightings = [None if d.verdict in (Verdict.UNCHECKED,) else _SEEN for d in decisions]
+    sightings = [None if d.verdict is Verdict.UNCHECKED else _SEEN for d in decisions]
     examination = examine(section, is_whole=is_whole)
     made = editions(section, examination, decisions, sightings, digest, settings)
     return [(edition.section, edition.members, edition.is_id_added) for edition in made]
@@ -218,7 +218,7 @@ _FIELD = st.sampled_from(
 def test_every_recipient_gets_one_copy_with_one_mark_at_most(
     section: bytes, decisions: list[Decision], settings: EditionSettings, is_whole: bool
 ) -> None:
-    """P1, P2: nobody is left out or served twice, no forged field survives, no second id appears."""
+    """P1, P2: nobody is left out or served twice, no forged field is left, no second id comes."""
     made = edited(section, *decisions, settings=settings, is_whole=is_whole)
     members = sorted(index for _, group, _ in made for index in group)
     served = [

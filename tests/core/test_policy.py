@@ -1,4 +1,4 @@
-"""Examine, decide, settle: what a message says, what is done with it, what is remembered (P1, P6)."""
+"""Examine, decide, settle: what a message says, what is done, what is remembered (P1, P6)."""
 
 from itertools import product
 
@@ -97,7 +97,7 @@ DECISIONS = [
         ("collision", "relayed"),
         "nothing would have been done",
     ),
-    # match = "message-id"
+    # the id alone, where the postmaster asked for it
     (
         decided(same=False, match=Match.MESSAGE_ID, mode=Mode.DROP),
         ("duplicate", "dropped"),
