@@ -137,6 +137,9 @@ class Worker:
         self._reception.settings = settings
         self._census.most = config.limits.sessions
         self._census.most_per_client = config.limits.sessions_per_client
+        if self._milter is not None:
+            self._milter.settings = wiring.milter_settings_of(config)
+            self._milter.allowed = tuple(config.listen.clients)
 
     def stand(self, standing: Standing) -> None:
         """Take over what the open-relay guard has found."""
@@ -148,13 +151,12 @@ class Worker:
         for server in self._servers:
             server.close()
         self._reception.stop()
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + drain_s
+        closing = None if self._milter is None else asyncio.create_task(self._milter.close(drain_s))
         if not await self._reception.emptied(drain_s):
             self._reception.cut()
             await self._reception.emptied(_CUT_S)
-        if self._milter is not None:
-            await self._milter.close(max(0.0, give_up_at - loop.time()))
+        if closing is not None:
+            await closing
         if self._asking is not None:
             self._asking.cancel()
         await self._store.close()
