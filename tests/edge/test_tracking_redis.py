@@ -276,6 +276,21 @@ async def test_a_refused_command_is_an_error_and_the_connection_stays(
     assert proxy.connections == 1
 
 
+async def test_a_server_that_has_become_a_replica_is_left(
+    redis: RedisServer, proxy: TcpProxy, opened: Open
+) -> None:
+    tracking_list = opened(url_of(proxy))
+    await claimed(tracking_list, some_id(), some_token())
+    redis.ask("REPLICAOF", "127.0.0.1", 1)
+    try:
+        with pytest.raises(TrackingListError, match="READONLY"):
+            await claimed(tracking_list, some_id(), some_token())
+    finally:
+        redis.ask("REPLICAOF", "NO", "ONE")
+    assert await claimed(tracking_list, some_id(), some_token()) == NEW
+    assert proxy.connections == 2
+
+
 async def test_p8_out_of_memory_is_an_error_and_records_are_still_read(
     redis: RedisServer, opened: Open
 ) -> None:

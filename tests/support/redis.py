@@ -141,6 +141,11 @@ class Sentinels:
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
         return f"redis+sentinel://{hosts}/{self.name}/0"
 
+    def fail_over(self) -> None:
+        """Have the Sentinels make the replica the master, as if the master were gone."""
+        with redis.Redis("127.0.0.1", self.ports[0], protocol=2) as client:
+            client.execute_command("SENTINEL", "FAILOVER", self.name)
+
     def master_port(self) -> int:
         """Return the port of the master as the first Sentinel has it."""
         with redis.Redis("127.0.0.1", self.ports[0], protocol=2) as client:
