@@ -38,14 +38,11 @@ from gateway.faces.http_guard import (
     Guard,
 )
 from gateway.faces.http_login import login_page
-from gateway.faces.http_lookup import Lookup, as_json
+from gateway.faces.http_lookup import Lookup
 from gateway.faces.http_message import message_page, search_page
 from gateway.faces.http_overview import Overview, overview_page
 from gateway.ports import History
 
-_T = TypeVar("_T")
-_HISTORY_S = 5.0
-_FRESH_S = 2.0
 _MAX_BODY_OCTETS = 16 << 10
 _MAX_FIELDS = 20
 _NO_ANSWER = "the tracking list does not answer"

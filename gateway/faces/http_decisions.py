@@ -25,9 +25,6 @@ from gateway.faces.http_frame import (
 from gateway.faces.http_html import Content, Html, shown, tag
 
 DEFAULT_LIMIT, MOST = 50, 500
-SCANNED = 2_000
-"""Newest entries among which a filter looks."""
-
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "verdict": tuple(v for v in Verdict if v is not Verdict.PARTIAL),
     "action": tuple(Action),

@@ -203,6 +203,4 @@ def _forget(frame: Frame, story: Story, recipient: str, text: str) -> Html:
 
 
 def _facts(*pairs: tuple[str, Content]) -> Html:
-    return tag(
-        "dl", *[tag("div", tag("dt", name), tag("dd", content)) for name, content in pairs]
-    )
+    return tag("dl", *[tag("div", tag("dt", name), tag("dd", content)) for name, content in pairs])
