@@ -95,8 +95,8 @@ def identities_of(pasted: bytes) -> tuple[Identity, ...]:
     """Return which messages may be meant.
 
     Args:
-        pasted: a Message-ID with or without brackets, the one that a message without any was given
-            by us, or the name of a derived identity in the log.
+        pasted: a Message-ID with or without brackets, or the one that a message without any was given
+            by us, whole or only its digest.
 
     Returns:
         One identity or two, the literal one first; none if this is no Message-ID.
@@ -109,13 +109,6 @@ def identities_of(pasted: bytes) -> tuple[Identity, ...]:
         digest = base64.b32decode(match[1].upper() + b"======")
         found.append(Identity(b"derived", digest))
     return tuple(found)
-
-
-def name_of(identity: Identity) -> bytes:
-    """Return how log and journal name an identity: the canonical id, or its digest in base32."""
-    if identity.kind == b"id":
-        return identity.value
-    return base64.b32encode(identity.value).rstrip(b"=").lower()
 
 
 def story(
