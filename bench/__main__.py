@@ -1,4 +1,8 @@
-"""Command line of the rig: ``python -m bench [--quick] [--scenario NAME] [--peer NAME]``."""
+"""Command line of the rig: ``python -m bench [--quick] [--scenario NAME] [--peer NAME]``.
+
+``--before FOLDER`` measures an older checkout (``git worktree add FOLDER COMMIT``) in the same
+rounds: the way to see what a change brought.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from bench.plot import as_svg
 from bench.report import Run, as_json, as_markdown, conditions
 from bench.rig import CACHE, Rig
 from bench.sample import Sample
-from bench.scenarios import FULL, OURS, PEERS, QUICK, SCENARIOS
+from bench.scenarios import BEFORE, FULL, OURS, PEERS, QUICK, SCENARIOS, mailonce_before
 from bench.stage import Stage
 
 _RESULTS = Path(__file__).parent / "results"
@@ -26,6 +30,9 @@ def _arguments() -> argparse.Namespace:
         "--scenario", action="append", choices=[scenario.name for scenario in SCENARIOS]
     )
     parser.add_argument("--peer", action="append", choices=list(PEERS), help="only these")
+    parser.add_argument(
+        "--before", type=Path, help="another checkout of mailonce, measured beside this one"
+    )
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of one measurement")
     parser.add_argument("--out", type=Path, help="folder of the results")
@@ -54,6 +61,8 @@ def main() -> int:
         and (scenario.is_quick or arguments.scenario or not arguments.quick)
     ]
     peers = {name: peer for name, peer in PEERS.items() if name in (arguments.peer or PEERS)}
+    if arguments.before:
+        peers[BEFORE] = mailonce_before(arguments.before.resolve())
     samples: list[Sample] = []
     with Rig() as rig:
         found = conditions(CACHE)

@@ -36,6 +36,7 @@ class Load:
         copies: how often each message is sent, one after the other in its session.
         tls: whether sessions start TLS.
         own: use our generator even where smtp-source would do; it keeps its sessions open.
+        least: messages of each session, however long it takes; opening it is to weigh little.
     """
 
     sessions: int = 20
@@ -45,6 +46,7 @@ class Load:
     copies: int = 1
     tls: bool = False
     own: bool = False
+    least: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,7 @@ def messages_for(station: Station, load: Load, seconds: float, warm_s: float) ->
         sent = _send(station, load, count)
         rate = sent.messages / max(sent.seconds, 1e-3)
         if time.monotonic() > end:
-            return max(unit, round(rate * seconds / unit) * unit)
+            return max(load.least * unit, round(rate * seconds / unit) * unit)
         count = max(unit, round(rate * warm_s / 3 / unit) * unit)
 
 

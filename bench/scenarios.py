@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from bench import process
 from bench.load import Load
@@ -25,6 +26,7 @@ PEERS = {
     for peer in module.PEERS
 }
 OURS = "mailonce"
+BEFORE = "before"
 FULL = Pace(rounds=7, seconds=3.0, warm_s=3.0, retries=2)
 QUICK = Pace(rounds=3, seconds=0.5, warm_s=0.3, retries=0)
 LARGE = Load(sessions=8, size_octets=25_000_000)
@@ -34,7 +36,8 @@ _KIB = 1024
 _KEPT_OPEN = Load()
 _RECONNECT = Load(keeps_open=False)
 _LATENCY = Load(sessions=1, own=True)
-_FAST = ("direct", "haproxy", "postfix", OURS)
+_ALL = (*PEERS, BEFORE)
+_FAST = ("direct", "haproxy", "postfix", OURS, BEFORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,12 @@ def _compare(stage: Stage, *, name: str, load: Load, peers: Sequence[str]) -> li
 def _variant(name: str, **settings: object) -> Peer:
     """Return mailonce with other settings than its peer's."""
     return Peer(name, name, partial(mailonce.start_mailonce, **settings))  # type: ignore[arg-type]
+
+
+def mailonce_before(tree: Path) -> Peer:
+    """Return mailonce as it is in another folder."""
+    title = f"mailonce as in {tree.name}"
+    return Peer(BEFORE, title, partial(mailonce.start_mailonce, workers=0, tree=tree))
 
 
 def _twice(stage: Stage) -> list[Sample]:
@@ -148,7 +157,7 @@ _SIZES = {
     f"{size // _KIB} KiB": Load(size_octets=size, sessions=20 if size < 2**20 else 8)
     for size in (2**10, 2**12, 2**14, 2**16, 2**18, 2**20, 2**22, 25 * 2**20)
 }
-_SESSIONS = {str(count): Load(sessions=count) for count in (1, 10, 100, 1000)}
+_SESSIONS = {str(count): Load(sessions=count, least=10) for count in (1, 10, 100, 1000)}
 _RECIPIENTS = {str(count): Load(recipients=count) for count in (1, 10, 100)}
 
 SCENARIOS = (
@@ -157,7 +166,7 @@ SCENARIOS = (
         "4 KiB, 20 sessions kept open",
         "messages/s",
         "rate",
-        partial(_compare, name="open", load=_KEPT_OPEN, peers=tuple(PEERS)),
+        partial(_compare, name="open", load=_KEPT_OPEN, peers=_ALL),
         is_quick=True,
     ),
     Scenario(
@@ -165,7 +174,7 @@ SCENARIOS = (
         "4 KiB, 20 sessions, a connection per message",
         "messages/s",
         "rate",
-        partial(_compare, name="reconnect", load=_RECONNECT, peers=tuple(PEERS)),
+        partial(_compare, name="reconnect", load=_RECONNECT, peers=_ALL),
         is_quick=True,
     ),
     Scenario("twice", "4 KiB, every message twice", "messages/s", "rate", _twice, is_quick=True),
@@ -216,7 +225,9 @@ TARGETS = (
     Target("open", "rate", OURS, "stock", 8.0),
     Target("open", "rate", OURS, "stock-1", 8.0),
     Target("open", "rate", OURS, "haproxy", 0.8),
+    Target("open", "rate", OURS, BEFORE, 1.0),
     Target("reconnect", "rate", OURS, "postfix", 1.2),
+    Target("reconnect", "rate", OURS, BEFORE, 1.0),
     Target("twice", "rate", "twice, drop", "new", 1.2),
     Target("large", "mib_s", OURS, "direct", 0.8),
     Target("large", "rss_mib", OURS, "", 64.0, is_minimum=False),

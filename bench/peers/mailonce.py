@@ -58,6 +58,7 @@ def start_mailonce(
     identity: str = "xforward",
     certificate: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    tree: Path = _ROOT,
 ) -> Running:
     """Start ``mailonce serve`` and wait until it is ready.
 
@@ -69,6 +70,7 @@ def start_mailonce(
         identity: how the client's address is handed on.
         certificate: PEM file with certificate and key, for STARTTLS.
         environment: variables on top of our own.
+        tree: folder that its code is taken from.
 
     Raises:
         StartError: it did not come up.
@@ -90,7 +92,7 @@ def start_mailonce(
         )
     )
     args = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
-    child = start(args, site.folder / "mailonce.log", cwd=_ROOT, environment=environment)
+    child = start(args, site.folder / "mailonce.log", cwd=tree, environment=environment)
     wait_for(lambda: answers(port), child)
     return Running(port, child)
 
