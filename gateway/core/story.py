@@ -95,8 +95,8 @@ def identities_of(pasted: bytes) -> tuple[Identity, ...]:
     """Return which messages may be meant.
 
     Args:
-        pasted: a Message-ID with or without brackets, or the one that a message without any was given
-            by us, whole or only its digest.
+        pasted: a Message-ID with or without brackets, or the one that a message without any was
+            given by us, whole or only its digest.
 
     Returns:
         One identity or two, the literal one first; none if this is no Message-ID.
