@@ -26,7 +26,8 @@ from gateway.edge.log import Log
 from gateway.edge.metrics import Metrics
 from gateway.edge.metrics_exposition import Totals, exposition, merged
 from gateway.errors import ConfigError, DownstreamError, RelayOpenError
-from gateway.faces.http import HttpFace, Sources
+from gateway.faces.http import HttpFace, HttpSettings, Sources
+from gateway.faces.http_guard import Access
 from gateway.guard import Standing, probe
 from gateway.listener import endpoint_of, handed_over, open_all, shown
 from gateway.lookout import Lookout
@@ -138,7 +139,7 @@ class Service:
             history=self._lookout.store,
             sealer=wiring.sealer_of(self._config),
         )
-        self._http = HttpFace(sources, wiring.http_settings_of(self._config, listener))
+        self._http = HttpFace(sources, _http_settings_of(self._config, listener))
         await self._http.start(listener)
 
     def _totals(self) -> Totals:
@@ -285,3 +286,12 @@ def _fixed(old: Config, new: Config) -> Iterator[str]:
             yield f"store.{key}"
     if old.log != new.log:
         yield "log"
+
+
+def _http_settings_of(config: Config, listener: socket.socket) -> HttpSettings:
+    """Return how browsers and scrapers are served."""
+    access = Access(
+        is_loopback=endpoint_of(listener).is_local,
+        token=config.listen.http_token.get_secret_value(),
+    )
+    return HttpSettings(access, config.own_hostname, config.journal.keep)

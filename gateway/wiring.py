@@ -6,7 +6,6 @@ Each function makes one part and starts nothing; who holds the parts together is
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -28,11 +27,8 @@ from gateway.edge.maildir import MaildirConnector
 from gateway.edge.metrics import Metrics
 from gateway.edge.tracking_memory import MemoryTrackingList
 from gateway.errors import ConfigError
-from gateway.faces.http import HttpSettings
-from gateway.faces.http_guard import Access
 from gateway.faces.milter_message import MilterSettings
 from gateway.faces.smtp_reception import SmtpSettings
-from gateway.listener import endpoint_of
 from gateway.ports import Downstream, History, TrackingList
 from gateway.relay import RelaySettings
 from gateway.screening import ScreeningSettings
@@ -160,15 +156,6 @@ def milter_settings_of(config: Config) -> MilterSettings:
         idle_timeout_s=config.limits.idle_timeout,
         is_acceptance_assumed=config.milter.assume_accepted,
     )
-
-
-def http_settings_of(config: Config, listener: socket.socket) -> HttpSettings:
-    """Return how browsers and scrapers are served."""
-    access = Access(
-        is_loopback=endpoint_of(listener).is_local,
-        token=config.listen.http_token.get_secret_value(),
-    )
-    return HttpSettings(access, config.own_hostname, config.journal.keep)
 
 
 def server_tls_of(config: Config) -> ssl.SSLContext | None:
