@@ -96,7 +96,7 @@ class Guard:
             return web.json_response(
                 {"error": "a bearer token is needed"}, status=401, headers=headers
             )
-        return web.HTTPSeeOther("/login")
+        return web.Response(status=303, headers={"Location": "/login"})
 
     def may_change(self, request: web.Request, form_secret: str) -> bool:
         """Say whether a request may change anything.
