@@ -65,6 +65,7 @@ WHERE token = excluded.token OR ends_at <= ?
 _CONFIRM = "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SETTLE = "DELETE FROM claim WHERE message = ? AND recipient = ? AND variant = ?"
 _RELEASE = _SETTLE + " AND token = ?"
+_UNCLAIM = _SETTLE + " AND worker = ? AND ends_at = ?"
 _FORGET = "DELETE FROM record WHERE message = ? AND recipient = ? AND variant = ?"
 _RECORDS = """
 SELECT recipient, variant, first_seen_s, fingerprint, copies, note, provisional_at_s FROM record
@@ -86,10 +87,12 @@ class Claimed:
     Attributes:
         sightings: one per id.
         fresh: ids that this very call claimed; others of its token were claimed before.
+        ends_at: of these claims; no other call wrote the same.
     """
 
     sightings: tuple[Sighting, ...]
     fresh: tuple[UniqueId, ...]
+    ends_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +185,18 @@ class SqliteStore:
         """See `TrackingList.claim`."""
         sightings = []
         fresh = []
+        ends_at = self._monotonic() + lease_s
         for unique_id in unique_ids:
-            sighting, is_fresh = self._claim(_key(unique_id), token, lease_s)
+            sighting, is_fresh = self._claim(_key(unique_id), token, ends_at)
             sightings.append(sighting)
             if is_fresh:
                 fresh.append(unique_id)
-        return Claimed(tuple(sightings), tuple(fresh))
+        return Claimed(tuple(sightings), tuple(fresh), ends_at)
+
+    def unclaim(self, claimed: Claimed) -> None:
+        """Take back what one call claimed, unless it was claimed once more since."""
+        for unique_id in claimed.fresh:
+            self._db.execute(_UNCLAIM, (*_key(unique_id), self._worker, claimed.ends_at))
 
     def confirm(self, records: Sequence[Record], entries: Sequence[Entry]) -> None:
         """See `TrackingList.confirm`."""
@@ -263,7 +272,7 @@ class SqliteStore:
         return len(doomed)
 
     def _claim(
-        self, key: tuple[bytes, bytes, bytes], token: bytes, lease_s: float
+        self, key: tuple[bytes, bytes, bytes], token: bytes, ends_at: float
     ) -> tuple[Sighting, bool]:
         row = self._db.execute(_FIND, (*key, self._now())).fetchone()
         if row is not None:
@@ -272,7 +281,7 @@ class SqliteStore:
         holder = self._db.execute(_HOLDER, key).fetchone()
         changed = self._db.execute(
             _CLAIM,
-            (*key, self._worker, token, now + lease_s, now, now - self._beat_ttl_s, now),
+            (*key, self._worker, token, ends_at, now, now - self._beat_ttl_s, now),
         ).rowcount
         if not changed:
             return IN_FLIGHT, False

@@ -96,6 +96,8 @@ class RedisTrackingList:
         if self._heart is None and not self._is_closed:
             self._heart = asyncio.get_running_loop().create_task(self._beat_for_ever())
         keys = [layout.key_of(unique_id) for unique_id in unique_ids]
+        if self._orphans:
+            self._adopt(keys, token)
         try:
             sightings = await self._claim(keys, token, math.ceil(lease_s * 1000))
         except (TrackingListError, asyncio.CancelledError):
@@ -130,6 +132,8 @@ class RedisTrackingList:
             commands.insert(0, layout.delete_claims(keys, token))
         for key in keys:
             self._held.pop(key, None)
+        if self._orphans:
+            self._adopt(keys, token)
         try:
             await self._run(commands)
         except (TrackingListError, asyncio.CancelledError):
@@ -287,6 +291,11 @@ class RedisTrackingList:
         for key in keys:
             if len(self._orphans) < _MAX_ORPHANS:
                 self._orphans[key, token] = None
+
+    def _adopt(self, keys: Sequence[bytes], token: bytes) -> None:
+        """Forget orphans whose transaction asks for them again."""
+        for key in keys:
+            self._orphans.pop((key, token), None)
 
     async def _mend(self) -> None:
         """Release orphans, while the list answers."""

@@ -78,10 +78,7 @@ class SqliteTrackingList:
         def claim(store: SqliteStore) -> Claimed:
             return store.claim(unique_ids, token, lease_s)
 
-        def undo(store: SqliteStore, claimed: Claimed) -> None:
-            store.release(claimed.fresh, token)
-
-        return (await self._thread.run(claim, undo)).sightings
+        return (await self._thread.run(claim, SqliteStore.unclaim)).sightings
 
     async def confirm(self, records: Sequence[Record], entries: Sequence[Entry] = ()) -> None:
         """See `TrackingList.confirm`."""

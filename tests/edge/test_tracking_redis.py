@@ -121,6 +121,21 @@ async def test_p1_a_late_release_never_touches_a_record(
     assert (await claimed(tracking_list, key, some_token())).sight is Sight.SEEN
 
 
+async def test_a_lost_claim_that_is_made_again_is_not_released_later(
+    redis: RedisServer, proxy: TcpProxy, opened: Open
+) -> None:
+    tracking_list, key, token = opened(url_of(proxy)), some_id(), some_token()
+    await claimed(tracking_list, some_id(), some_token())
+    proxy.swallows_replies = True
+    with pytest.raises(TrackingListTimeoutError):
+        await claimed(tracking_list, key, token)
+    proxy.swallows_replies = False
+    assert await claimed(tracking_list, key, token) == NEW
+    for _ in range(3):
+        await claimed(tracking_list, some_id(), some_token())
+    assert await claimed(opened(redis.url), key, some_token()) == IN_FLIGHT
+
+
 async def test_a_claim_that_cannot_be_renewed_is_not_given_up(
     redis: RedisServer, proxy: TcpProxy, opened: Open
 ) -> None:

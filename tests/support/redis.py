@@ -217,7 +217,7 @@ def _start_sentinel(folder: Path, port: int, master_port: int, quorum: int) -> C
         f"dir {folder}\n"
         f"sentinel monitor mail 127.0.0.1 {master_port} {quorum}\n"
         "sentinel down-after-milliseconds mail 500\n"
-        "sentinel failover-timeout mail 3000\n"
+        "sentinel failover-timeout mail 1000\n"
     )
     return start(("redis-sentinel", str(configuration)), folder / f"{port}.log")
 
