@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gateway.core.policy import Action, Sighting, Verdict
@@ -127,12 +127,15 @@ async def serving(console: Console, access: Access) -> AsyncIterator[Console]:
 
 
 @contextlib.contextmanager
-def serving_in_thread(console: Console, access: Access) -> Iterator[Console]:
-    """Serve from a thread with a loop of its own, for clients that block."""
+def serving_in_thread(
+    console: Console, access: Access, fill: Callable[[Console], Awaitable[None]]
+) -> Iterator[Console]:
+    """Serve from a thread with a loop of its own, for clients that block; fill it before."""
     ready, loop = threading.Event(), asyncio.new_event_loop()
     done = asyncio.Event()
 
     async def serve() -> None:
+        await fill(console)
         async with serving(console, access):
             ready.set()
             await done.wait()
