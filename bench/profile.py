@@ -111,7 +111,12 @@ def _cprofile(station: Station, work: Callable[[], dict[str, float]], folder: Pa
     found: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = stats.stats  # type: ignore[attr-defined]  # typeshed hides it
     messages = values["messages"]
     calls = sum(entry[1] for entry in found.values()) / messages
-    lines = [f"{calls:.0f} calls per message", " calls   own µs  with callees µs  function"]
+    by_file: Counter[str] = Counter()
+    for (file, _, _), (_, _, own_s, _, _) in found.items():
+        by_file[file] += round(own_s / messages * 1e9)
+    lines = [f"{calls:.0f} calls per message", "  own µs  module (~: built in)"]
+    lines += [f"{own_ns / 1000:8.1f}  {file}" for file, own_ns in by_file.most_common(_TOP)]
+    lines.append(" calls   own µs  with callees µs  function")
     for (file, line, name), (_, count, own_s, all_s, _) in sorted(
         found.items(), key=lambda item: -item[1][2]
     )[: 2 * _TOP]:

@@ -27,11 +27,12 @@ PEERS = {
 }
 OURS = "mailonce"
 BEFORE = "before"
-FULL = Pace(rounds=7, seconds=3.0, warm_s=3.0, retries=2)
+FULL = Pace(rounds=5, seconds=2.0, warm_s=2.0, retries=1)
 QUICK = Pace(rounds=3, seconds=0.5, warm_s=0.3, retries=0)
 LARGE = Load(sessions=8, size_octets=25_000_000)
 IDLE_SESSIONS = 5_000
 TRACKED_IDS = 2_000_000
+_GROWTH_ROUNDS = 3
 _KIB = 1024
 _KEPT_OPEN = Load()
 _RECONNECT = Load(keeps_open=False)
@@ -135,7 +136,7 @@ def _growth(stage: Stage, *, name: str, loads: dict[str, Load]) -> list[Sample]:
             station = stage.station(peer)
             if station:
                 courses.append(stage.course(f"{peer} {label}", station, load))
-    return stage.run(name, courses)
+    return stage.run(name, courses, most_rounds=_GROWTH_ROUNDS)
 
 
 def _tls(stage: Stage) -> list[Sample]:
