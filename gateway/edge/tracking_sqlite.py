@@ -65,9 +65,9 @@ class SqliteTrackingList:
             now: Unix time in seconds.
             monotonic: seconds, the same for all processes of the machine and never set back.
         """
-        worker = secrets.token_bytes(_WORKER_OCTETS)
+        self._worker = secrets.token_bytes(_WORKER_OCTETS)
         options = Options(timeout_s * _BUSY_SHARE, entries, beat_ttl_s)
-        opener = partial(SqliteStore, path, options, worker, now, monotonic)
+        opener = partial(SqliteStore, path, options, self._worker, now, monotonic)
         self._thread = SqliteThread(opener, str(path), timeout_s, beat_ttl_s / BEATS_PER_TTL)
 
     async def claim(
