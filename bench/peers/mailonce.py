@@ -44,8 +44,6 @@ match = "content"
 sessions = 20000
 sessions_per_client = 20000
 
-[log]
-format = "logfmt"
 """
 
 
@@ -93,7 +91,7 @@ def start_mailonce(
     )
     args = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
     child = start(args, site.folder / "mailonce.log", cwd=tree, environment=environment)
-    wait_for(lambda: answers(port), child)
+    wait_for(lambda: answers(port) and _is_ready(http_port), child)
     return Running(port, child)
 
 
