@@ -69,9 +69,8 @@ def parse_path(argument: bytes) -> PathArgument | None:
         return None
     path = match[1] if match[1] is not None else match[2]
     # RFC 5321 section 4.1.1.3: servers ignore source routes.
-    return PathArgument(
-        _SOURCE_ROUTE.sub(b"", path, count=1) if path[:1] == b"@" else path, match[3]
-    )
+    route = _SOURCE_ROUTE.match(path)
+    return PathArgument(path[route.end() :] if route else path, match[3])
 
 
 def normalized(path: bytes) -> bytes:

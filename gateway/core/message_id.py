@@ -36,10 +36,10 @@ _UNCLEAN = re.compile(rb'[ \t\r\n"(\\]')
 # A backslash quotes the next octet that is no blank, wherever it stands (RFC 5322 section 3.2.1).
 _BLANK_OR_TEXT = rb"""
     (?P<blank>[ \t\r\n]+)
-  | (?P<text>(?:[^ \t\r\n"()\\]|\\[ \t\r\n]*[^ \t\r\n])+|.)"""
+  | (?P<text>(?:[^ \t\r\n"()\\]++|\\[ \t\r\n]*+[^ \t\r\n])++|.)"""
 _UNQUOTED_PIECE = re.compile(_BLANK_OR_TEXT, re.DOTALL | re.VERBOSE)
 _PIECE = re.compile(
-    rb"""(?P<quoted>"(?:[^"\\]|\\.)*") |""" + _BLANK_OR_TEXT, re.DOTALL | re.VERBOSE
+    rb"""(?P<quoted>"(?:[^"\\]++|\\.)*+") |""" + _BLANK_OR_TEXT, re.DOTALL | re.VERBOSE
 )
 _PARENTHESIS = re.compile(rb"\\[ \t\r\n]*[^ \t\r\n]|[()]")
 _BLANKS = b" \t\r\n"
@@ -47,6 +47,10 @@ _BOUNDARY = b" \t\r\n<>@"
 # Seen in practice: "<1@b>", "systemmessage", ids cut by a sender ("abc..."). Seven octets is the
 # shortest id in our vectors that ever told two messages apart ("foo@bar").
 _SHORTEST_STRONG_OCTETS = 7
+# RFC 5322 section 2.1.1: no line is longer. Attack: each parenthesis costs microseconds, and a
+# header section has room for a quarter of a million.
+_LONGEST_OCTETS = 998
+_MOST_FIELDS = 5
 
 
 class Form(StrEnum):
@@ -77,16 +81,17 @@ def message_id_of(bodies: Sequence[bytes]) -> MessageId:
 
     Args:
         bodies: raw bodies of all Message-ID fields, in order. The first that is not empty counts
-            (RFC 7352 section 3.1), because relays append and prepend others.
+            (RFC 7352 section 3.1), because relays append and prepend others. Beyond five, more
+            than relays could have added, they are not read.
     """
     if len(bodies) == 1 and (plain := _PLAIN.fullmatch(bodies[0])):
         canonical = b"%b@%b" % (plain[1], plain[2].lower())
         return MessageId(Form.WEAK if is_weak(canonical) else Form.VALID, canonical)
-    ids = [canonical_of(body) for body in bodies]
+    ids = [canonical_of(body) for body in bodies[:_MOST_FIELDS]]
     first = next((value for value in ids if value is not None), None)
     if first is None:
         return MessageId(Form.MISSING, None)
-    if len(set(ids)) > 1 or any(_names_several(body) for body in bodies):
+    if len(set(ids)) > 1 or len(bodies) > _MOST_FIELDS or any(map(_names_several, bodies)):
         return MessageId(Form.MULTIPLE, first)
     if is_weak(first):
         return MessageId(Form.WEAK, first)
@@ -95,14 +100,20 @@ def message_id_of(bodies: Sequence[bytes]) -> MessageId:
 
 
 def canonical_of(body: bytes) -> bytes | None:
-    """Return the canonical id in one field body, or None if it holds none (``<>``, ``<@x>``)."""
-    token = _cleaned(_token(unfolded(body))).lstrip(b"<").rstrip(b">")
-    left, at, right = token.rpartition(b"@")
+    """Return the canonical id in one field body, or None if it holds none (``<>``, ``<@x>``).
+
+    What is longer than any line may be is taken as it stands, without blanks and outer brackets.
+    """
+    value = unfolded(body)
+    compact = value.translate(None, _BLANKS)
+    is_overlong = len(compact.strip(b"<>")) > _LONGEST_OCTETS
+    token = compact if is_overlong else _cleaned(_token(value))
+    left, at, right = token.lstrip(b"<").rstrip(b">").rpartition(b"@")
     if not at:
-        return token or None
+        return right or None
     if not left:
         return None
-    if quoted := _QUOTED_DOT_ATOM.fullmatch(left):
+    if not is_overlong and (quoted := _QUOTED_DOT_ATOM.fullmatch(left)):
         left = quoted[1]
     return left + at + right.lower()
 
