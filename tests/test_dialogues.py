@@ -2,31 +2,35 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from zlib import crc32
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.support.dialogue import Stage, stage_for
 from tests.support.script import Script, read_script
 
 _SCRIPTS = [read_script(path) for path in sorted(Path(__file__).parent.glob("dialogues/*.smtp"))]
-_BY_STAGE = {script.stage: script for script in _SCRIPTS}
+_STAGES = sorted({script.stage for script in _SCRIPTS})
 
 
-def _cases() -> Iterator[object]:
-    for script in _SCRIPTS:
-        # Dialogues of one stage go to one process, where they share it.
-        group = pytest.mark.xdist_group(f"dialogues-{crc32(script.stage.encode())}")
-        yield pytest.param(script.stage, script, id=script.path.stem, marks=group)
+def _cases() -> Iterator[ParameterSet]:
+    """Return number of the stage and dialogue, in an order in which each stage is set up once."""
+    for number, stage in enumerate(_STAGES):
+        # Of several test processes one gets all of a stage.
+        group = pytest.mark.xdist_group(f"dialogues-{number}")
+        for script in _SCRIPTS:
+            if script.stage == stage:
+                yield pytest.param(number, script, id=script.path.stem, marks=group)
 
 
 @pytest.fixture(scope="module")
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    with stage_for(_BY_STAGE[request.param]) as stage:
+    name = _STAGES[request.param]
+    with stage_for(next(script for script in _SCRIPTS if script.stage == name)) as stage:
         yield stage
 
 
-@pytest.mark.parametrize(("stage", "script"), _cases(), indirect=["stage"])
+@pytest.mark.parametrize(("stage", "script"), [*_cases()], indirect=["stage"])
 def test_dialogue(stage: Stage, script: Script) -> None:
     stage.play(script)
     assert stage.gateway.http("/healthz")[0] == 200

@@ -206,8 +206,8 @@ class _Play:
             if line.octets in (b"", b".\r\n"):
                 content = sessions[number].transactions[taken[number]].content
                 taken[number] += 1
-                lines += content.split(b"\r\n")[:-1] if content.endswith(b"\r\n") else [content]
-                lines.append(_LOST if not line.octets else b".")
+                lines += content.split(b"\r\n")[:-1] if line.octets else [content]
+                lines.append(b"." if line.octets else _LOST)
             elif line.verb not in self._hidden:
                 lines.append(line.octets.removesuffix(b"\r\n"))
         return lines

@@ -33,6 +33,8 @@ from tests.support.recording import (
 _CHUNK_OCTETS = 256 * 1024
 _LONGEST_LINE_OCTETS = 64 * 1024
 _END = b"\r\n.\r\n"
+# Like any server that is no open relay, it refuses some domains; one that exists nowhere will do.
+_FOREIGN = ".invalid>"
 _PROXY_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
 EXTENSIONS = (
@@ -350,7 +352,9 @@ class _Conversation:
         if self._mail is None:
             await self._write(Answer(b"503 5.5.1 Error: need MAIL command\r\n"))
             return
-        if await self._say("RCPT", b"250 2.1.5 Ok\r\n"):
+        if _FOREIGN in argument:
+            await self._write(Answer(b"554 5.7.1 Relay access denied\r\n"))
+        elif await self._say("RCPT", b"250 2.1.5 Ok\r\n"):
             self._rcpts.append(argument)
 
     async def _data_command(self) -> None:

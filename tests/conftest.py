@@ -1,0 +1,13 @@
+"""What holds for the whole suite."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a suite that is told to stop clean up behind itself as at Ctrl-C: it runs real servers."""
+    del config
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
