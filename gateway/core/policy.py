@@ -24,7 +24,7 @@ from gateway.core.unique_id import Identity
 
 OUR_FIELD = b"x-mailonce"
 _SIGNATURES = (b"dkim-signature", b"arc-message-signature")
-_NAMES = frozenset(
+EXAMINED = frozenset(
     (
         *IDENTIFYING_FIELDS,
         *_SIGNATURES,
@@ -37,6 +37,8 @@ _NAMES = frozenset(
         b"resent-date",
     )
 )
+"""Names of the fields that `examine` looks at, in lower case; no other makes a difference to it."""
+
 # RFC 6376 section 3.5: h= is a colon-separated list of names, blanks allowed around each.
 _SIGNED_NAMES = re.compile(rb"(?:^|;)\s*h\s*=([^;]*)", re.IGNORECASE)
 
@@ -163,7 +165,7 @@ def examine(section: bytes, *, is_whole: bool = True) -> Examination:
         is_whole: False if it is only the beginning of one that is too long. A field of ours that
             may go on behind the cut is then left alone: half of it would join the field above.
     """
-    found, stray = select(section, _NAMES)
+    found, stray = select(section, EXAMINED)
     forged = [field for field in found[OUR_FIELD] if is_whole or field.end < len(section)]
     ids = found[b"message-id"]
     date = found[b"date"]
@@ -232,17 +234,15 @@ def decide(
         return Decision(Verdict.BYPASSED, Action.RELAYED)
     if sighting is None:
         return Decision(Verdict.UNCHECKED, _tagged(policy))
-    match sighting.sight:
-        case Sight.NEW:
-            return Decision(Verdict.NEW, Action.RELAYED)
-        case Sight.IN_FLIGHT:
-            return Decision(Verdict.IN_FLIGHT, Action.DEFERRED)
-        case Sight.SEEN if is_same_content or _is_id_enough(policy, form):
-            is_doubtful = sighting.provisional_at_s > 0 and is_young
-            return Decision(Verdict.DUPLICATE, _duplicate(policy, form, is_doubtful=is_doubtful))
-        case Sight.SEEN:
-            is_plain = policy.collisions is Collisions.RELAY
-            return Decision(Verdict.COLLISION, Action.RELAYED if is_plain else _tagged(policy))
+    if sighting.sight is Sight.NEW:
+        return Decision(Verdict.NEW, Action.RELAYED)
+    if sighting.sight is Sight.IN_FLIGHT:
+        return Decision(Verdict.IN_FLIGHT, Action.DEFERRED)
+    if is_same_content or _is_id_enough(policy, form):
+        is_doubtful = sighting.provisional_at_s > 0 and is_young
+        return Decision(Verdict.DUPLICATE, _duplicate(policy, form, is_doubtful=is_doubtful))
+    is_plain = policy.collisions is Collisions.RELAY
+    return Decision(Verdict.COLLISION, Action.RELAYED if is_plain else _tagged(policy))
 
 
 def settle(decision: Decision, *, is_accepted: bool) -> Settlement:
@@ -295,8 +295,7 @@ def _is_id_enough(policy: Policy, form: Form) -> bool:
 def _duplicate(policy: Policy, form: Form, *, is_doubtful: bool) -> Action:
     if policy.mode is not Mode.DROP:
         return _tagged(policy)
-    # An id that many senders could share is not evidence enough to withhold another content, and
-    # with match = "message-id" nobody compares: at most a tag.
+    # Where the id alone shall count, it must be one that no two senders share.
     is_poor = form in (Form.WEAK, Form.MULTIPLE) and policy.match is Match.MESSAGE_ID
     return Action.TAGGED if is_poor or is_doubtful else Action.DROPPED
 

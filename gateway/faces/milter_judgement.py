@@ -19,7 +19,7 @@ from gateway.core.amendment import Amendment, amend
 from gateway.core.conclusion import Conclusion, conclude
 from gateway.core.fingerprint import DIGEST_OCTETS
 from gateway.core.policy import Action, Decision, Verdict, summary
-from gateway.core.reply import Reply, reply
+from gateway.core.reply import Reply
 from gateway.core.report import Outcome, Report, entries
 from gateway.faces import milter_wire as wire
 from gateway.faces.milter_message import Letter
@@ -125,8 +125,8 @@ def _concluded(
     """Put what the mail server is expected to do in the place of a downstream's reply."""
     if amendment is None:
         return conclude(decisions, {}, is_per_recipient=False)
-    queued = f", queued as {letter.queue_id.decode('ascii')}" if letter.queue_id else ""
-    passed = reply(250, "2.0.0", f"Ok: left to the mail server{queued}")
+    queued = b", queued as " + letter.queue_id if letter.queue_id else b""
+    passed = Reply(250, b"250 2.0.0 Ok: left to the mail server%b\r\n" % queued)
     replies: Mapping[int, Reply] = {
         index: passed for index in range(len(decisions)) if index not in amendment.removed
     }

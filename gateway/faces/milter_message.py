@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from gateway.core.envelope import Envelope, normalized, parse_path
 from gateway.core.fingerprint import Fingerprinter
 from gateway.core.handover import Client
-from gateway.core.policy import Examination, examine
+from gateway.core.policy import EXAMINED, Examination, examine
+from gateway.faces.milter_wire import parse_field
 
 _QUEUE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -78,6 +79,7 @@ class Collector:
         "_examination",
         "_fields",
         "_fingerprinter",
+        "_has_leading_space",
         "_header_room",
         "_is_header_whole",
         "_is_recipients_whole",
@@ -89,18 +91,26 @@ class Collector:
     )
 
     def __init__(
-        self, client: Client, sender: bytes, *, header_size_octets: int, recipients: int
+        self,
+        client: Client,
+        sender: bytes,
+        *,
+        has_leading_space: bool,
+        header_size_octets: int,
+        recipients: int,
     ) -> None:
         """Begin with MAIL.
 
         Args:
             client: of the mail server.
             sender: first argument of MAIL.
+            has_leading_space: as agreed with the mail server.
             header_size_octets: how much of the header section is kept.
             recipients: how many are kept.
         """
         self.is_content_begun = False
         self._client = client
+        self._has_leading_space = has_leading_space
         self._reverse_path = _path(b"FROM:", sender)
         self._arguments: dict[bytes, tuple[bytes, tuple[bytes, ...]]] = {}
         self._recipients = recipients
@@ -131,25 +141,41 @@ class Collector:
         self._recipients -= 1
         self._arguments[key] = (first, (*written, argument))
 
-    def take_field(self, field: bytes) -> None:
-        """Take a whole header field."""
-        self._begin()
-        self._size_octets += len(field)
-        self._header_room -= len(field)
-        if self._header_room >= 0:
-            self._fields.append(field)
-        else:
+    def take_field(self, payload: bytes) -> None:
+        """Take a header field, as it came; it is read at the end of the header section.
+
+        Only those that matter to the examination are kept.
+        """
+        if not self.is_content_begun:
+            self._begin()
+        # Its two NULs are a colon and a line end, each LF is a CRLF.
+        octets = len(payload) + 1 + payload.count(b"\n")
+        self._size_octets += octets
+        self._header_room -= octets
+        if self._header_room < 0:
             self._is_header_whole = False
+        elif payload[: payload.find(b"\0")].lower().rstrip(b" \t") in EXAMINED:
+            self._fields.append(payload)
 
     def take_body(self, chunk: bytes) -> None:
-        """Take the next octets of the body."""
-        self._begin()
+        """Take the next octets of the body.
+
+        Raises:
+            WireError: a header field was none.
+        """
+        if not self.is_content_begun:
+            self._begin()
         self._size_octets += len(chunk)
         self._examined()[1].update(chunk)
 
     def finished(self, queue_id: bytes) -> Letter:
-        """Return the whole message."""
-        self._begin()
+        """Return the whole message.
+
+        Raises:
+            WireError: a header field was none.
+        """
+        if not self.is_content_begun:
+            self._begin()
         examination, fingerprinter = self._examined()
         recipients = self._arguments.values()
         return Letter(
@@ -168,14 +194,19 @@ class Collector:
         )
 
     def _begin(self) -> None:
-        if not self.is_content_begun:
-            self.is_content_begun = True
-            self._started_s = time.monotonic()
+        self.is_content_begun = True
+        self._started_s = time.monotonic()
 
     def _examined(self) -> tuple[Examination, Fingerprinter]:
-        """Close the header section, if that has not been done."""
+        """Close the header section, if that has not been done.
+
+        Raises:
+            WireError: a header field was none.
+        """
         if self._examination is None or self._fingerprinter is None:
-            self._examination = examine(b"".join(self._fields), is_whole=self._is_header_whole)
+            spaced = self._has_leading_space
+            section = b"".join([parse_field(p, has_leading_space=spaced) for p in self._fields])
+            self._examination = examine(section, is_whole=self._is_header_whole)
             self._fingerprinter = Fingerprinter(self._examination.identifying)
             self._fingerprinter.update(self._examination.stray)
         return self._examination, self._fingerprinter

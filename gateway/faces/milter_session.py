@@ -54,6 +54,7 @@ _SESSION_TIMEOUT_S = 7210.0
 # RFC 5321 section 4.5.3.1 allows 256 octets for a path; Postfix reads lines of 2048.
 _MAX_ARGUMENT_OCTETS = 4096
 _HIGH_WATER_PACKETS = 64
+_MACRO, _FIELD, _END_OF_MESSAGE = map(int, (Event.MACRO, Event.HEADER, Event.END_OF_MESSAGE))
 
 
 class House(Protocol):
@@ -117,7 +118,7 @@ class MilterSession(asyncio.Protocol):
         self._agreed: wire.Negotiation | None = None
         self._answered: frozenset[int] = frozenset()
         self._client = Client()
-        self._macros: dict[int, bytes] = {}
+        self._macros: dict[bytes, bytes] = {}
         self._message: Collector | None = None
         self._judging: asyncio.Task[None] | None = None
         self._waiting: list[tuple[int, bytes]] = []
@@ -188,27 +189,28 @@ class MilterSession(asyncio.Protocol):
         """Work through packets, up to the end of a message."""
         answers = []
         for number, (command, payload) in enumerate(packets, 1):
-            if command == Event.END_OF_MESSAGE:
+            # Postfix sends macros, if only none, before every field: these two are the most.
+            if command == _MACRO:
+                self._macros[payload[:1]] = payload
+                continue
+            if command == _FIELD and self._message is not None:
+                self._message.take_field(payload)
+            elif command == _END_OF_MESSAGE:
                 self._waiting = list(packets[number:])
                 self._end_message(payload)
                 break
-            answers.append(self._take(command, payload))
+            else:
+                answers.append(self._take(command, payload))
             if command in self._answered:
                 answers.append(wire.CONTINUE)
-        if any(answers):
-            self._open_transport().write(b"".join(answers))
+        if octets := b"".join(answers):
+            self._open_transport().write(octets)
         if self._judging is None:
             self._expect_more()
 
     def _take(self, command: int, payload: bytes) -> bytes:
         """Take one packet; return what must be answered beyond going on."""
-        if command == Event.MACRO:
-            if payload:
-                self._macros[payload[0]] = payload
-        elif command == Event.HEADER:
-            is_spaced = self._agreement().has_leading_space
-            self._open_message().take_field(wire.parse_field(payload, has_leading_space=is_spaced))
-        elif command == Event.BODY:
+        if command == Event.BODY:
             self._open_message().take_body(payload)
         elif command == Event.NEGOTIATE:
             return self._negotiate(payload)
@@ -226,6 +228,8 @@ class MilterSession(asyncio.Protocol):
             self._result = "ok"
             self._message = None
             self._open_transport().close()
+        elif command == Event.HEADER:
+            self._open_message()  # there is none
         elif command not in (Event.DATA, Event.UNKNOWN, Event.END_OF_HEADER):
             raise wire.WireError(f"command {command:#x} is unknown")
         return b""
@@ -251,10 +255,10 @@ class MilterSession(asyncio.Protocol):
         )
 
     def _begin_message(self, sender: bytes) -> None:
-        self._agreement()
         self._message = Collector(
             self._client,
             sender,
+            has_leading_space=self._agreement().has_leading_space,
             header_size_octets=self._current_desk().settings.header_size_octets,
             recipients=self._house.settings.recipients,
         )
@@ -276,7 +280,7 @@ class MilterSession(asyncio.Protocol):
 
     def _queue_id(self) -> bytes:
         """Return the mail server's name for the message: Postfix tells it late, Sendmail early."""
-        for event in (Event.END_OF_MESSAGE, Event.MAIL):
+        for event in (b"E", b"M"):
             if event in self._macros:
                 _, macros = wire.parse_macros(self._macros[event])
                 if b"i" in macros:

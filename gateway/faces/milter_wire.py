@@ -190,16 +190,17 @@ class PacketReader:
                 return []
             chunk = bytes(self._rest)
         packets = []
-        position, end, wanted = 0, len(chunk), _HEAD.size
-        while end - position >= _HEAD.size:
-            length, command = _HEAD.unpack_from(chunk, position)
+        position, last, wanted = 0, len(chunk) - _HEAD.size, _HEAD.size
+        head_of = _HEAD.unpack_from
+        while position <= last:
+            length, command = head_of(chunk, position)
             if not 1 <= length <= MAX_PACKET_OCTETS:
                 raise WireError(f"a packet of {length} octets")
-            after = position + _LENGTH.size + length
-            if after > end:
+            after = position + 4 + length
+            if after > len(chunk):
                 wanted = after - position
                 break
-            packets.append((command, chunk[position + _HEAD.size : after]))
+            packets.append((command, chunk[position + 5 : after]))
             position = after
         self._rest = bytearray(chunk[position:])
         self._wanted = wanted
@@ -285,14 +286,12 @@ def parse_field(payload: bytes, *, has_leading_space: bool) -> bytes:
     Raises:
         WireError: not two strings.
     """
-    name, end, body = payload.partition(b"\0")
-    if not end or body[-1:] != b"\0":
+    parts = payload.split(b"\0")
+    if len(parts) != 3 or parts[2]:
         raise WireError(f"not a header field: {payload[:_MAX_SHOWN]!r}")
-    colon = b":" if has_leading_space else b": "
-    field = b"%b%b%b" % (name, colon, body[:-1])
-    if b"\n" in field:
-        field = field.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    return field + b"\r\n"
+    if b"\n" in payload:
+        parts[1] = parts[1].replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    return b"%b%b%b\r\n" % (parts[0], b":" if has_leading_space else b": ", parts[1])
 
 
 def agree(offered: Negotiation, requests: Request, steps: Step) -> Negotiation:
