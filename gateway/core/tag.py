@@ -39,9 +39,6 @@ _DATE = re.compile(
     rb"(\d{1,2})[ \t-]+([A-Za-z]{3})[a-z]*[ \t-]+(\d{2,4})[ \t]+(\d{1,2}):(\d{2})(?::(\d{2}))?"
 )
 
-# Sixteen octets of digest are 26 characters in base32.
-_GENERATED = re.compile(rb"[0-9]{14}\.([a-z2-7]{26})@.+")
-
 
 def mark(decision: Decision, sighting: Sighting | None, *, hostname: str) -> bytes:
     """Return the X-Mailonce field of a copy, or ``b""`` if it goes out as it came.
@@ -91,12 +88,6 @@ def generated_id(examination: Examination, digest: bytes, domain: str) -> bytes:
     """
     text = base64.b32encode(digest).rstrip(b"=").lower()
     return b"%b.%b@%b" % (_stamp(examination.date or b""), text, domain.encode("ascii"))
-
-
-def digest_in(identity: bytes) -> bytes | None:
-    """Return the digest in a Message-ID that `generated_id` made, or None if it is another one."""
-    match = _GENERATED.fullmatch(identity)
-    return base64.b32decode(match[1].upper() + b"======") if match else None
 
 
 def message_id_field(identity: bytes) -> bytes:
