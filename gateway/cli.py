@@ -156,6 +156,24 @@ def check(config: ConfigFile) -> None:
 
 
 @app.command()
+def doctor(config: ConfigFile, *, json: AsJson = False) -> None:
+    """Look at everything that can be wrong in a deployment, and name the remedy.
+
+    Asks downstream, tracking list and listeners; sends no mail. Ends with code 1 if anything fails;
+    warnings do not count.
+    """
+    from gateway import doctor as command
+
+    findings = command.examine(load_or_exit(config))
+    if json:
+        print(command.as_json(findings))
+    else:
+        command.tell(findings)
+    if not command.is_well(findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def trace(message_id: MessageId, config: ConfigFile, *, json: AsJson = False) -> None:
     """Tell everything known of a message: each copy, for whom, what became of it and why.
 

@@ -182,7 +182,7 @@ def test_an_id_of_any_octets_is_found(gateway: Gateway) -> None:
     message_id = f"caf\xe9.{fresh_id()}"
     send(gateway, letter(message_id), "b@here.test")
     pasted = os.fsdecode(message_id.encode("latin-1"))
-    arguments = ["trace", pasted, "--json", "--config", gateway.config_file]
+    arguments: list[str | Path] = ["trace", pasted, "--json", "--config", gateway.config_file]
     done = subprocess.run(
         [sys.executable, "-m", "gateway", *arguments],
         capture_output=True,
