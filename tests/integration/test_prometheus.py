@@ -12,7 +12,7 @@ import math
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ class Watched:
     sink: Sink
     redis: RedisServer
     prometheus: Prometheus
+    end_traffic: Callable[[], None]
 
 
 def _send_everything(gateway: Gateway, stop: threading.Event) -> None:
@@ -85,6 +86,11 @@ def watched() -> Iterator[Watched]:
         stop = threading.Event()
         sender = threading.Thread(target=_send_everything, args=(gateway, stop))
         sender.start()
+
+        def end_traffic() -> None:
+            stop.set()
+            sender.join(20)
+
         try:
             wait_until(
                 lambda: (
@@ -96,10 +102,9 @@ def watched() -> Iterator[Watched]:
                 "Prometheus to have seen enough",
                 40.0,
             )
-            yield Watched(gateway, sink, redis, prometheus)
+            yield Watched(gateway, sink, redis, prometheus, end_traffic)
         finally:
-            stop.set()
-            sender.join(10)
+            end_traffic()
 
 
 def _as_now(expression: str) -> str:
@@ -150,14 +155,14 @@ def test_well_gateway_alerts_nobody(watched: Watched) -> None:
 
 def test_counts_agree_with_what_was_delivered(watched: Watched) -> None:
     """P7: over all workers, each delivery is counted once, and nothing else."""
-    delivered = len(watched.sink.accepted())
+    delivered = len(watched.sink.accepted)
 
     def counted() -> float:
         (sample,) = watched.prometheus.query("sum(mailonce_messages_total)")
         return float(sample["value"][1])
 
     total = wait_until(lambda: counted() >= delivered and counted(), "the next scrape")
-    assert total <= len(watched.sink.accepted())
+    assert total <= len(watched.sink.accepted)
     query = "sum by (verdict) (mailonce_messages_total) > 0"
     verdicts = {sample["metric"]["verdict"] for sample in watched.prometheus.query(query)}
     assert verdicts == {"new", "duplicate", "collision"}
@@ -173,6 +178,7 @@ def test_dead_list_and_dead_downstream_raise_their_alerts(watched: Watched) -> N
     wait_until(lambda: "MailonceStoreDown" in prometheus.alerts(), "the list's alert", 30.0)
     watched.sink.refuse()
     wait_until(lambda: "MailonceDownstreamDown" in prometheus.alerts(), "downstream's alert", 30.0)
+    watched.end_traffic()
     watched.gateway.stop()
     wait_until(lambda: "MailonceDown" in prometheus.alerts(), "the gateway's alert", 30.0)
 
