@@ -26,7 +26,7 @@ from gateway.edge.log_sink import LogSink
 from gateway.edge.maildir import MaildirConnector
 from gateway.edge.metrics import Metrics
 from gateway.edge.tracking_memory import MemoryTrackingList
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, UnreachableError
 from gateway.faces.milter_message import MilterSettings
 from gateway.faces.smtp_reception import SmtpSettings
 from gateway.ports import Downstream, History, TrackingList
@@ -56,6 +56,21 @@ class Connector(Protocol):
         """Find out whether the downstream is there, and what it can do."""
 
 
+class _NoConnector:
+    """`Connector` of a gateway that is a milter only: nothing is passed on."""
+
+    def __init__(self) -> None:
+        """Have nobody to ask."""
+        self.capabilities = Capabilities()
+
+    async def open(self, client: Client) -> Downstream:
+        """See `Connector`."""
+        raise UnreachableError(f"no SMTP listener, no downstream, and yet mail from {client}")
+
+    async def ask_capabilities(self) -> None:
+        """See `Connector`."""
+
+
 def log_of(config: Config, metrics: Metrics) -> Log:
     """Make the log, on standard error."""
     form = format_of(config.log.format, _STDERR)
@@ -80,6 +95,8 @@ def sealer_of(config: Config) -> Sealer:
 
 def connector_of(config: Config, metrics: Metrics) -> Connector:
     """Make what opens downstream sessions."""
+    if not config.listen.smtp:
+        return _NoConnector()
     downstream = config.downstream
     on_health: Callable[[bool], None] = metrics.downstream_is_up
     first = downstream.servers[0]
@@ -185,7 +202,7 @@ def needs_relay_probe(config: Config) -> bool:
 
 
 def _client_tls(tls: Tls) -> ssl.SSLContext | None:
-    """Make the context towards the downstream; opportunistic TLS does not verify (RFC 7435)."""
+    """Make the context towards the downstream; opportunistic TLS need not verify (RFC 7435 section 1.2)."""
     if tls is Tls.NEVER:
         return None
     context = ssl.create_default_context()
