@@ -42,7 +42,7 @@ class Record:
 
 
 class TrackingList(Protocol):
-    """Remembers what was accepted downstream, and who is delivering what right now (RFC 7352).
+    """Remembers what was accepted downstream, and who is delivering what now (RFC 7352 section 3).
 
     Every method but `close` raises `TrackingListError` if the list does not answer in time; the
     outcome of the call is unknown then. No call can make a message a duplicate of itself, however

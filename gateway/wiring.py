@@ -202,7 +202,7 @@ def needs_relay_probe(config: Config) -> bool:
 
 
 def _client_tls(tls: Tls) -> ssl.SSLContext | None:
-    """Make the context towards the downstream; opportunistic TLS need not verify (RFC 7435 section 1.2)."""
+    """Make the context for downstream; opportunistic TLS verifies nobody (RFC 7435 section 3)."""
     if tls is Tls.NEVER:
         return None
     context = ssl.create_default_context()

@@ -14,7 +14,7 @@ OK = reply(250, "2.0.0", "Ok")
 GOODBYE = reply(221, "2.0.0", "Bye")
 SEND_CONTENT = reply(354, "", "End data with <CR><LF>.<CR><LF>")
 CANNOT_VERIFY = reply(252, "2.5.0", "Cannot VRFY user, but will take the message and try")
-HELP = reply(214, "2.0.0", "RFC 5321; this is a relay in front of another server")
+HELP = reply(214, "2.0.0", "This is a relay in front of another server; see RFC 5321 section 4.1")
 
 DUPLICATE = reply(250, "2.0.0", "Ok: duplicate of an already accepted message, not delivered again")
 IN_FLIGHT = reply(451, "4.3.0", "Another copy of this message is being delivered, try again later")

@@ -18,7 +18,7 @@ from gateway.core.header import unfolded
 
 _ATEXT = rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\x80-\xff]"
 _DOT_ATOM = _ATEXT + rb"+(?:\." + _ATEXT + rb"+)*"
-# RFC 5322 section 3.6.4: msg-id = "<" id-left "@" id-right ">"; octets above 127 by RFC 6532.
+# RFC 5322 section 3.6.4: "<" id-left "@" id-right ">"; RFC 6532 section 3 adds octets above 127.
 _VALID = re.compile(
     rb"<(?:"
     + _DOT_ATOM

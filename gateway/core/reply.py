@@ -54,7 +54,7 @@ def reply(code: int, enhanced: str, *texts: str) -> Reply:
 
     Args:
         code: three digits.
-        enhanced: RFC 3463 status such as ``"4.3.0"``, or ``""`` where none belongs (354, EHLO).
+        enhanced: RFC 3463 section 2, such as ``"4.3.0"``; ``""`` where none belongs (354, EHLO).
         texts: printable ASCII, one per line; at least one.
 
     Raises:

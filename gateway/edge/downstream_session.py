@@ -1,4 +1,4 @@
-"""One session with a server: SMTP or LMTP (RFC 5321, RFC 2033, RFC 2920), the `Downstream` port.
+"""One session with a server: SMTP or LMTP (RFC 5321 section 3, RFC 2033 section 4).
 
 A session belongs to one client: its identity is handed over before the first MAIL, and nobody
 else's mail goes through it. Commands and content go out octet for octet, and replies come back so.

@@ -1,6 +1,6 @@
 r"""Log lines: what one looks like, and the logger that the whole program uses.
 
-One event is one line: JSON (RFC 8259, all ASCII), logfmt, or for a terminal coloured columns.
+One event is one line: JSON (RFC 8259 section 2, all ASCII), logfmt, or, for a terminal, columns.
 Nothing that a client sent can end a line, start an escape sequence or look like a field of ours.
 
 The lines of transactions take a short way (`Log.write_encoded`), everything else goes through

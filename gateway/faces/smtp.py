@@ -86,7 +86,7 @@ class SmtpSession(SmtpConnection):
             await self._pass_on(command)
 
     async def _pass_on(self, first: Command) -> None:
-        """Pass a MAIL or RCPT on, along with the RCPTs that wait behind it (RFC 2920)."""
+        """Pass a MAIL or RCPT on, along with the RCPTs that wait behind it (RFC 2920 section 3)."""
         commands = [first]
         room = self._reception.settings.recipients - self._relay.recipients
         room += 1 if first.is_mail else 0

@@ -19,6 +19,12 @@ from gateway.core.header import header_length, without
 from gateway.core.policy import Action, Decision, Examination, Sight, Sighting, Verdict, examine
 
 _MESSAGES = sorted((Path(__file__).parent.parent / "messages").rglob("*.eml"))
+# RFC 6376 section 5.4: From must be signed. An mbox line cannot follow a signature.
+_SIGNABLE = [
+    path
+    for path in _MESSAGES
+    if path.read_bytes()[:5] != b"From " and b"\nFrom:" in b"\n" + path.read_bytes()
+]
 _SEEN = Sighting(Sight.SEEN, 1_795_453_200, b"f" * 12, 1)
 _DECISIONS = (
     Decision(Verdict.NEW, Action.RELAYED),
@@ -97,10 +103,8 @@ def test_golden_message(path: Path) -> None:
 
 def test_messages_are_all_described() -> None:
     """A message without expectations, or the reverse, would prove nothing."""
-    described_names = sorted(
-        path.with_suffix("").with_suffix(".expected.json") for path in _MESSAGES
-    )
-    assert described_names == sorted((_MESSAGES[0].parent).rglob("*.expected.json"))
+    expectations = sorted(_MESSAGES[0].parent.rglob("*.expected.json"))
+    assert [path.with_suffix(".expected.json") for path in _MESSAGES] == expectations
     assert len(_MESSAGES) >= 26
 
 
@@ -123,7 +127,7 @@ def lookup(signing_key: bytes) -> Callable[..., bytes]:
 
 
 @pytest.mark.parametrize("canonicalization", [(b"relaxed", b"relaxed"), (b"simple", b"simple")])
-@pytest.mark.parametrize("path", _MESSAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", _SIGNABLE, ids=lambda path: path.stem)
 def test_valid_signature_stays_valid(
     path: Path,
     canonicalization: tuple[bytes, bytes],
@@ -134,8 +138,6 @@ def test_valid_signature_stays_valid(
     content = path.read_bytes()
     section, body = parts(content)
     examination = examine(section)
-    if not examination.identifying[0] or section.startswith(b"From "):
-        pytest.skip("without From there is no signature (RFC 6376 section 5.4)")
     content = without(section, examination.forged) + body
     for names in ([b"from", b"subject", b"message-id"], [b"from", b"subject", b"date"]):
         signature = dkim.sign(
