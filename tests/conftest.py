@@ -8,6 +8,6 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let a suite that is told to stop clean up behind itself as at Ctrl-C: it runs real servers."""
+    """Let a suite that is told to stop clean up as at Ctrl-C: it runs real servers."""
     del config
     signal.signal(signal.SIGTERM, signal.default_int_handler)

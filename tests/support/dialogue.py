@@ -24,6 +24,8 @@ from tests.support.sink import EXTENSIONS, Sink
 _LIMIT_S = 10.0
 # How the gateway introduces itself and takes its leave: shown only where a dialogue is about that.
 _MANNERS = frozenset(("EHLO", "LHLO", "HELO", "XCLIENT", "XFORWARD", "STARTTLS", "QUIT"))
+# A session of nothing else is only a look whether the next hop is there.
+_LOOK = frozenset(("EHLO", "LHLO", "HELO", "STARTTLS", "QUIT"))
 _THEN = {"close": Then.CLOSE, "reset": Then.RESET, "silent": Then.SILENCE}
 
 
@@ -199,10 +201,14 @@ class _Play:
         """Return what the next hop was sent, line by line, less the manners."""
         lines: list[bytes] = []
         taken: Counter[int] = Counter()
-        sessions = {session.number: session for session in self._stage.sink.sessions}
+        sessions = {
+            session.number: session
+            for session in self._stage.sink.sessions
+            if not {line.verb for line in session.lines} <= _LOOK
+        }
         for number, line in list(self._stage.sink.journal):
             if number not in sessions:
-                continue  # of a session that began before this dialogue
+                continue  # a look, or a session that began before this dialogue
             if line.octets in (b"", b".\r\n"):
                 content = sessions[number].transactions[taken[number]].content
                 taken[number] += 1
@@ -213,7 +219,7 @@ class _Play:
         return lines
 
     def _instruct(self) -> None:
-        """Tell the next hop what it will answer; each command in the file is counted by its verb."""
+        """Tell the next hop what it will answer, verb by verb in the order of the file."""
         steps = [step for step in self._script.steps if step.who == "N"]
         is_in_content = False
         for index, step in enumerate(steps):
