@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.core.envelope import Envelope, normalized, parse_path
@@ -81,7 +82,6 @@ class Collector:
         "_fingerprinter",
         "_has_leading_space",
         "_header_room",
-        "_is_header_whole",
         "_is_recipients_whole",
         "_recipients",
         "_reverse_path",
@@ -117,7 +117,6 @@ class Collector:
         self._is_recipients_whole = True
         self._fields: list[bytes] = []
         self._header_room = header_size_octets
-        self._is_header_whole = True
         self._examination: Examination | None = None
         self._fingerprinter: Fingerprinter | None = None
         self._size_octets = 0
@@ -141,21 +140,25 @@ class Collector:
         self._recipients -= 1
         self._arguments[key] = (first, (*written, argument))
 
-    def take_field(self, payload: bytes) -> None:
-        """Take a header field, as it came; it is read at the end of the header section.
+    def take_fields(self, payloads: Sequence[bytes]) -> None:
+        """Take header fields, as they came; they are read at the end of the header section.
 
         Only those that matter to the examination are kept.
         """
         if not self.is_content_begun:
             self._begin()
-        # Its two NULs are a colon and a line end, each LF is a CRLF.
-        octets = len(payload) + 1 + payload.count(b"\n")
+        together = b"".join(payloads)
+        # The two NULs of each are a colon and a line end, each LF is a CRLF.
+        octets = len(together) + len(payloads) + together.count(b"\n")
         self._size_octets += octets
-        self._header_room -= octets
         if self._header_room < 0:
-            self._is_header_whole = False
-        elif payload[: payload.find(b"\0")].lower().rstrip(b" \t") in EXAMINED:
-            self._fields.append(payload)
+            return
+        self._header_room -= octets
+        self._fields += [
+            payload
+            for payload in payloads
+            if payload[: payload.find(b"\0")].lower().rstrip(b" \t") in EXAMINED
+        ]
 
     def take_body(self, chunk: bytes) -> None:
         """Take the next octets of the body.
@@ -186,7 +189,7 @@ class Collector:
             arguments=tuple([written for _, written in recipients]),
             examination=examination,
             fingerprint=fingerprinter.digest(),
-            is_checkable=self._is_header_whole and self._is_recipients_whole,
+            is_checkable=self._header_room >= 0 and self._is_recipients_whole,
             size_octets=self._size_octets + len(b"\r\n"),
             started_s=self._started_s,
             ended_s=time.monotonic(),
@@ -206,7 +209,7 @@ class Collector:
         if self._examination is None or self._fingerprinter is None:
             spaced = self._has_leading_space
             section = b"".join([parse_field(p, has_leading_space=spaced) for p in self._fields])
-            self._examination = examine(section, is_whole=self._is_header_whole)
+            self._examination = examine(section, is_whole=self._header_room >= 0)
             self._fingerprinter = Fingerprinter(self._examination.identifying)
             self._fingerprinter.update(self._examination.stray)
         return self._examination, self._fingerprinter

@@ -187,22 +187,28 @@ class MilterSession(asyncio.Protocol):
 
     def _go_on(self, packets: Sequence[tuple[int, bytes]]) -> None:
         """Work through packets, up to the end of a message."""
-        answers = []
+        answers: list[bytes] = []
+        fields: list[bytes] = []
         for number, (command, payload) in enumerate(packets, 1):
             # Postfix sends macros, if only none, before every field: these two are the most.
             if command == _MACRO:
                 self._macros[payload[:1]] = payload
                 continue
-            if command == _FIELD and self._message is not None:
-                self._message.take_field(payload)
-            elif command == _END_OF_MESSAGE:
+            if command == _FIELD:
+                fields.append(payload)
+                continue
+            if fields:
+                answers += self._take_fields(fields)
+                fields = []
+            if command == _END_OF_MESSAGE:
                 self._waiting = list(packets[number:])
                 self._end_message(payload)
                 break
-            else:
-                answers.append(self._take(command, payload))
+            answers.append(self._take(command, payload))
             if command in self._answered:
                 answers.append(wire.CONTINUE)
+        if fields:
+            answers += self._take_fields(fields)
         if octets := b"".join(answers):
             self._open_transport().write(octets)
         if self._judging is None:
@@ -228,11 +234,14 @@ class MilterSession(asyncio.Protocol):
             self._result = "ok"
             self._message = None
             self._open_transport().close()
-        elif command == Event.HEADER:
-            self._open_message()  # there is none
         elif command not in (Event.DATA, Event.UNKNOWN, Event.END_OF_HEADER):
             raise wire.WireError(f"command {command:#x} is unknown")
         return b""
+
+    def _take_fields(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
+        """Take header fields that came in a row; return the answers to them."""
+        self._open_message().take_fields(payloads)
+        return [wire.CONTINUE] * len(payloads) if _FIELD in self._answered else []
 
     def _negotiate(self, payload: bytes) -> bytes:
         offered = wire.parse_negotiation(payload)
