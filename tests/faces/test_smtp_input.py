@@ -1,0 +1,67 @@
+"""P8 bounded: what a client sends faster than it is taken waits in its own buffers, not in ours."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from gateway.faces.smtp_input import Input
+
+_BLOCK = b"X" * 65_536
+
+
+class _Reading:
+    """The one thing of a transport that matters here: whether it is read from."""
+
+    def __init__(self) -> None:
+        self._is_reading = True
+
+    def pause_reading(self) -> None:
+        self._is_reading = False
+
+    def resume_reading(self) -> None:
+        self._is_reading = True
+
+    def is_reading(self) -> bool:
+        return self._is_reading
+
+
+def _input() -> tuple[Input, _Reading]:
+    client = Input(asyncio.get_running_loop(), lambda: None)
+    transport = _Reading()
+    client.attach(cast("asyncio.Transport", transport))
+    return client, transport
+
+
+async def test_reading_stops_while_nobody_takes() -> None:
+    client, transport = _input()
+    client.feed(_BLOCK)
+    client.feed(_BLOCK)
+    assert not transport.is_reading()
+    client.close()
+
+
+async def test_reading_stops_although_somebody_waits_whose_turn_has_not_come() -> None:
+    client, transport = _input()
+    waiting = asyncio.ensure_future(client.exactly(10, 5.0))
+    await asyncio.sleep(0)
+    client.feed(_BLOCK)
+    client.feed(_BLOCK)
+    assert not transport.is_reading()
+    assert await waiting == b"X" * 10
+    assert transport.is_reading()
+    client.close()
+
+
+async def test_reading_goes_on_for_one_who_wants_more_than_waits() -> None:
+    client, transport = _input()
+    waiting = asyncio.ensure_future(client.exactly(3 * len(_BLOCK), 5.0))
+    await asyncio.sleep(0)
+    client.feed(_BLOCK)
+    client.feed(_BLOCK)
+    assert not transport.is_reading()
+    await asyncio.sleep(0)
+    assert transport.is_reading()
+    client.feed(_BLOCK)
+    assert await waiting == 3 * _BLOCK
+    client.close()
