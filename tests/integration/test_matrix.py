@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -29,7 +31,7 @@ class Count:
     """How much a counter has grown since it was first looked at."""
 
     def __init__(self, gateway: Gateway, name: str, **labels: str) -> None:
-        self._read = lambda: gateway.metric(name, **labels)
+        self._read: Callable[[], float] = partial(gateway.metric, name, **labels)
         self._before = self._read()
 
     def __int__(self) -> int:
@@ -201,7 +203,7 @@ def test_first_rule_that_matches_wins(start_pair: StartPair) -> None:
 @pytest.mark.parametrize("reply", [b"451 4.7.1 Greylisted\r\n", b"550 5.7.1 Not wanted\r\n"])
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "content"])
 def test_refused_copy_is_no_earlier_copy(start_pair: StartPair, verb: str, reply: bytes) -> None:
-    """P1: what the downstream refused at any command is told octet for octet, and may be retried."""
+    """P1: what the downstream refused is told octet for octet, and may be retried."""
     gateway, sink = start_pair({})
     message = letter(fresh_id())
     sink.answer(verb, reply)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
+from itertools import pairwise
 
 import dkim
 import pytest
@@ -125,7 +127,7 @@ def test_large_message_arrives_identical(start_pair: StartPair) -> None:
 
 def _message(draw: random.Random) -> bytes:
     """Return a message of a shape that relays get wrong."""
-    pieces = [
+    pieces: list[Callable[[], bytes]] = [
         lambda: b".",
         lambda: b"..",
         lambda: b"." * draw.randrange(1, 9),
@@ -133,7 +135,7 @@ def _message(draw: random.Random) -> bytes:
         lambda: b" leading and trailing \t",
         lambda: bytes(draw.choices([*range(1, 10), 11, 12, *range(14, 256)], k=draw.randrange(80))),
         lambda: b"x" * 5000,
-        lambda: "Grüße, 世界".encode(),
+        "Grüße, 世界".encode,
     ]
     lines = [draw.choice(pieces)() for _ in range(draw.randrange(12))]
     folded = draw.choice(
@@ -145,7 +147,7 @@ def _message(draw: random.Random) -> bytes:
 
 def _cut(draw: random.Random, wire: bytes) -> list[bytes]:
     borders = sorted({0, len(wire), *(draw.randrange(len(wire) + 1) for _ in range(3))})
-    return [wire[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+    return [wire[a:b] for a, b in pairwise(borders)]
 
 
 def _signed(message: bytes, names: list[bytes]) -> bytes:
