@@ -1,6 +1,7 @@
 """P7: what is known of a message, whatever was pasted, in the order of time."""
 
 import base64
+import json
 from dataclasses import replace
 from itertools import product
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.core.policy import IN_FLIGHT, Action, Sight, Sighting, Verdict, examine
 from gateway.core.report import Entry, Keep, entries
-from gateway.core.story import Origin, explanation, identities_of, story
+from gateway.core.story import Origin, as_json, explanation, identities_of, story
 from gateway.core.tag import generated_id
 from gateway.core.unique_id import Identity, Sealer, UniqueId
 from tests.support.report import NOW_S, outcome_of, report_of, seen
@@ -137,3 +138,40 @@ def test_decision_of_another_version_is_explained_by_its_words() -> None:
     (entry,) = entries(report_of(outcome_of()), Keep.ALL)
     odd = replace(entry, verdict="haunted", action="exorcised")
     assert explanation(odd) == "The verdict was haunted; it was exorcised."
+
+
+def test_story_as_json_names_all_that_is_known() -> None:
+    """The names are an interface: scripts read them."""
+    first = seen(100, note=b"4First")
+    copies = _entries(NOW_S, (_BEN, Verdict.DUPLICATE, first))
+    (key,) = _SEALER.unique_ids(_IDENTITY, [_BEN])
+    told = as_json(story("1234@example.org", copies, [(key, first)]))
+    assert json.loads(json.dumps(told)) == {
+        "message_id": "1234@example.org",
+        "first_copies": [
+            {"at_s": first.first_seen_s, "queue_id": "4First", "recipients": ["ben@example.org"]}
+        ],
+        "copies": [[json.loads(copies[0].to_json())]],
+        "tracked": [
+            {
+                "key": (key.message + key.recipient).hex(),
+                "recipient": "ben@example.org",
+                "is_variant": False,
+                "state": "seen",
+                "first_seen_s": first.first_seen_s,
+                "copies": first.copies,
+                "queue_id": "4First",
+                "provisional_at_s": 0,
+            }
+        ],
+    }
+
+
+def test_first_copy_of_a_recipient_is_told_once() -> None:
+    first = seen(100, note=b"4First")
+    copies = [
+        *_entries(NOW_S - 1, (_BEN, Verdict.DUPLICATE, first)),
+        *_entries(NOW_S, (_BEN, Verdict.DUPLICATE, first)),
+    ]
+    (origin,) = story("1234@example.org", copies, ()).origins
+    assert origin.recipients == ("ben@example.org",)
