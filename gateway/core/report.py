@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from gateway.core.answer import DUPLICATE
 from gateway.core.handover import Client
 from gateway.core.message_id import Form
-from gateway.core.policy import Decision, Sight, Sighting, Verdict
+from gateway.core.policy import Action, Decision, Sight, Sighting, Verdict
 from gateway.core.reply import Reply
 from gateway.core.unique_id import UniqueId
 
@@ -162,6 +163,9 @@ def _entry(report: Report, outcome: Outcome) -> Entry:
     key, first = outcome.unique_id, outcome.first
     is_seen = first is not None and first.sight is Sight.SEEN
     is_duplicate = outcome.decision.verdict is Verdict.DUPLICATE
+    # The client may have been told of another recipient's copy: that says nothing of a dropped one.
+    is_dropped = outcome.decision.action is Action.DROPPED
+    told = outcome.reply or (DUPLICATE if is_dropped else report.reply)
     return Entry(
         at_s=round(report.at_s, 3),
         message_id=as_text(report.identity),
@@ -173,7 +177,7 @@ def _entry(report: Report, outcome: Outcome) -> Entry:
         verdict=outcome.decision.verdict,
         action=outcome.decision.action,
         size_octets=report.size_octets,
-        reply=(outcome.reply or report.reply).text[:_MAX_TEXT],
+        reply=told.text[:_MAX_TEXT],
         queue_id=queue_id_of(outcome.reply).decode("ascii"),
         key="" if key is None else (key.message + key.recipient + key.variant).hex(),
         first_seen_s=first.first_seen_s if first is not None and is_seen else 0,
