@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -782,3 +784,28 @@ async def test_nothing_claimed_is_left_in_flight(open_rig: _Open) -> None:
     known = await rig.tracking_list.known(key.message)
     assert len(known) == 4
     assert all(sighting != IN_FLIGHT for _, sighting in known)
+
+
+_COMMANDS = "ABCDEHKLMNOQRTU?"
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_any_packets_in_any_order_are_no_bug_of_ours(open_rig: _Open, seed: int) -> None:
+    """P8: whatever comes is answered, waited on or ends the connection; the next one works."""
+    chance = random.Random(seed)
+    payloads = [b"", b"\0", b"a\0b\0", b"<a@b>\0", b"x" * 300, b"E", b"Ei\0q\0", b"\0" * 40]
+    rig = await open_rig()
+    peer = await rig.peer()
+    async with peer:
+        for _ in range(60):
+            command = chance.choice(_COMMANDS)
+            payload = chance.choice([*payloads, chance.randbytes(chance.randrange(60))])
+            peer.send(packet(command, payload))
+        peer.writer.write_eof()
+        with contextlib.suppress(EOFError, ConnectionError):
+            while True:
+                await peer.next()
+    await rig.until(lambda: rig.server.sessions == 0)
+    assert [event for event, _ in rig.recorder.complaints if event == "bug"] == []
+    async with await rig.peer() as after:
+        assert (await after.deliver(MESSAGE)).verdict == "c"
