@@ -7,7 +7,6 @@ rounds: the way to see what a change brought.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from dataclasses import replace
@@ -46,8 +45,6 @@ def _say(text: str) -> None:
 def main() -> int:
     """Measure, print the tables, write the results; return 1 if anything failed or is missing."""
     arguments = _arguments()
-    # A terminated run must stop what it started, as an interrupted one does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pace = QUICK if arguments.quick else FULL
     pace = replace(
         pace,

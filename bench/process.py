@@ -104,7 +104,7 @@ def free_port() -> int:
 
 
 def wait_for(condition: Callable[[], bool], child: Child, limit_s: float = 30.0) -> None:
-    """Wait until a condition holds.
+    """Wait until a condition holds; a child for which it never does is stopped.
 
     Raises:
         StartError: the child ended, or the time is over.
@@ -112,10 +112,14 @@ def wait_for(condition: Callable[[], bool], child: Child, limit_s: float = 30.0)
     end = time.monotonic() + limit_s
     while not condition():
         if child.process.poll() is not None:
-            raise StartError(f"ended with {child.process.returncode}: {child.tail()}")
-        if time.monotonic() > end:
-            raise StartError(f"not ready after {limit_s:.0f} s: {child.tail()}")
-        time.sleep(0.02)
+            trouble = f"ended with {child.process.returncode}"
+        elif time.monotonic() > end:
+            trouble = f"not ready after {limit_s:.0f} s"
+        else:
+            time.sleep(0.02)
+            continue
+        child.stop()
+        raise StartError(f"{trouble}: {child.tail()}")
 
 
 def answers(port: int, greeting: bytes = b"220", timeout_s: float = 5.0) -> bool:

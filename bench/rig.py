@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -77,6 +79,8 @@ class Rig:
 
     def __enter__(self) -> Rig:
         """Start what all peers share."""
+        # A terminated run stops what it started, as an interrupted one does.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         process.raise_file_limit()
         CACHE.mkdir(exist_ok=True)
         # The folder keeps itself out of git.
