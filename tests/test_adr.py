@@ -22,8 +22,10 @@ def test_index_lists_every_page_in_order() -> None:
     assert rows == [_row(page) for page in _PAGES]
 
 
-def test_numbers_run_without_gaps() -> None:
-    assert [page.name[:4] for page in _PAGES] == [f"{n:04}" for n in range(len(_PAGES))]
+def test_each_number_is_given_once() -> None:
+    # Gaps are fine: pages that were written at the same time keep the numbers they were cited by.
+    numbers = [page.name[:4] for page in _PAGES]
+    assert len(numbers) == len(set(numbers))
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.stem)
