@@ -1,4 +1,4 @@
-"""The real gateway: `mailonce serve` as a process group of its own, with a configuration of the test.
+"""The real gateway: `mailonce serve` as a process group of its own, configured by the test.
 
 Everything a test learns from it, it learns as a postmaster would: over SMTP, from the log, from
 ``/metrics`` and ``/readyz``.
@@ -172,7 +172,7 @@ class Gateway:
 
     def http(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Ask it over HTTP; return status and body, status 0 if nobody answers."""
-        request = urllib.request.Request(  # noqa: S310 -- loopback, written here
+        request = urllib.request.Request(
             f"http://127.0.0.1:{self.http_port}{path}", headers=dict(headers or {})
         )
         try:
