@@ -171,6 +171,8 @@ def _holding(frame: Frame, story: Story, holding: Holding) -> Html:
     sighting = holding.sighting
     is_seen = sighting.sight is Sight.SEEN
     state = "accepted" if is_seen else "being delivered"
+    if sighting.provisional_at_s:
+        state = "passed on by the milter, outcome not known"
     kind = tag("span", " list copy, resending or other content", class_="faint")
     forget = _forget(frame, story, holding.recipient, "Forget") if holding.recipient else None
     recipient: Content = tag("span", "not in the journal", class_="faint")
