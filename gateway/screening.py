@@ -149,21 +149,23 @@ class Screening:
         settings = self._settings
         identity = identity_of(examination, fingerprint, lists_distinct=settings.lists_distinct)
         chosen = policies(settings.default, settings.rules, envelope)
-        candidates = tuple(
-            Candidate(path, policy, None, NEW)
-            for path, policy in zip(envelope.forward_paths, chosen, strict=True)
+        token, claimed_at_s = secrets.token_bytes(_TOKEN_OCTETS), self._now()
+        keys: list[UniqueId | None] = [None] * len(chosen)
+        if identity is not None:
+            unique_ids = self._sealer.unique_ids(identity, envelope.forward_paths)
+            keys = [
+                None if policy.mode is Mode.BYPASS else unique_id
+                for policy, unique_id in zip(chosen, unique_ids, strict=True)
+            ]
+        sightings = await self._ask(
+            list(dict.fromkeys([key for key in keys if key is not None])), token
         )
-        screened = Screened(
-            examination, identity, secrets.token_bytes(_TOKEN_OCTETS), self._now(), candidates
-        )
-        if identity is None:
-            return screened
-        keys = self._sealer.unique_ids(identity, envelope.forward_paths)
-        tracked = tuple(
-            candidate if candidate.policy.mode is Mode.BYPASS else replace(candidate, key=key)
-            for candidate, key in zip(candidates, keys, strict=True)
-        )
-        return await self._claimed(replace(screened, candidates=tracked))
+        # Made at once: a new value per step costs more than the steps, message after message.
+        candidates = [
+            Candidate(path, policy, key, NEW if key is None else sightings.get(key))
+            for path, policy, key in zip(envelope.forward_paths, chosen, keys, strict=True)
+        ]
+        return Screened(examination, identity, token, claimed_at_s, tuple(candidates))
 
     def unchecked(self, examination: Examination, envelope: Envelope) -> Screened:
         """Screen a message whose header section is beyond examination: nobody's copy is checked."""
@@ -269,18 +271,6 @@ class Screening:
         if keys:
             with suppress(TrackingListError):  # as in `settle`
                 await self._list.release(keys, screened.token)
-
-    async def _claimed(self, screened: Screened) -> Screened:
-        """Claim the keys of all candidates that wait for a sighting."""
-        keys = list(dict.fromkeys(c.key for c in screened.candidates if c.key is not None))
-        sightings = await self._ask(keys, screened.token)
-        return replace(
-            screened,
-            candidates=tuple(
-                c if c.key is None else replace(c, sighting=sightings.get(c.key))
-                for c in screened.candidates
-            ),
-        )
 
     async def _landed(self, screened: Screened, give_up_at: float) -> Screened:
         """Wait until no copy is in flight any more, or for as long as is allowed."""
