@@ -228,6 +228,33 @@ def forget(
 
 
 @app.command()
+def scan(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="mbox files, Maildirs, .eml files, folders."),
+    ],
+    *,
+    json: AsJson = False,
+) -> None:
+    """Tell what the gateway would have done with mail that lies in files; nothing is changed.
+
+    Exact duplicates, collisions, forms of Message-IDs, and who sends what stands out. Copies are
+    looked for within each PATH, and by recipient where messages have Delivered-To. Ends with code 2
+    if something cannot be read.
+    """
+    from gateway import scan_report as report
+    from gateway.scan import scan as run
+
+    found = run(paths, complain)
+    if json:
+        print(report.as_json(found))
+    else:
+        report.tell(found)
+    if found.unreadable:
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
 def canonical(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE", help='Messages; "-" is standard input.')
