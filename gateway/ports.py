@@ -134,8 +134,8 @@ class Downstream(Protocol):
     async def exchange(self, commands: Sequence[bytes]) -> Sequence[Reply]:
         """Send commands, each a line with CRLF, and return their replies in order."""
 
-    async def write(self, content: bytes) -> None:
-        """Send content octets in wire form; waits while the downstream is slow to take them."""
+    def write(self, content: bytes) -> Awaitable[None]:
+        """Send content octets in wire form, in the order of calls; waits while the downstream is slow to take them."""
 
     async def finish(self, recipients: int) -> Sequence[Reply]:
         """Send the final dot and wait for the outcome.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
 from gateway.core.capability import NOTHING, Capabilities, parse_ehlo
@@ -147,33 +147,39 @@ class DownstreamSession:
 
     async def exchange(self, commands: Sequence[bytes]) -> Sequence[Reply]:
         """Send commands, pipelined if offered, and return their replies (`Downstream`)."""
-        timeout_s = self._settings.command_timeout_s
-        if len(commands) == 1 or self.capabilities.has("PIPELINING"):
-            return await self._answered(commands, timeout_s)
-        answers: list[Reply] = []
-        for command in commands:
-            answers += await self._answered([command], timeout_s)
+        if len(commands) > 1 and not self.capabilities.has("PIPELINING"):
+            return [reply for command in commands for reply in await self.exchange([command])]
+        started = time.monotonic()
+        try:
+            self._wire.send(commands)
+            answers = await self._wire.replies(len(commands), self._settings.command_timeout_s)
+        except LostError:
+            elapsed_s = time.monotonic() - started
+            for command in commands:
+                self._observe(_label(command), "lost", elapsed_s)
+            raise
+        elapsed_s = time.monotonic() - started
+        for command, answer in zip(commands, answers, strict=True):
+            self._observe(_label(command), _CLASSES[answer.code // 100], elapsed_s)
         return answers
 
-    async def write(self, content: bytes) -> None:
+    def write(self, content: bytes) -> Awaitable[None]:
         """Send content in wire form (`Downstream`)."""
-        await self._wire.write(content, self._settings.command_timeout_s)
+        return self._wire.write(content, self._settings.command_timeout_s)
 
     async def finish(self, recipients: int) -> Sequence[Reply]:
         """Send the final dot, wait for the outcome (`Downstream`)."""
         count = recipients if self.is_per_recipient else 1
         started = time.monotonic()
-        self._wire.expect(count)
         try:
-            await self._wire.write(END_OF_DATA, self._settings.command_timeout_s)
-            self._wire.flush()
+            self._wire.finish(END_OF_DATA, count)
             answers = await self._wire.replies(count, self._settings.final_reply_timeout_s)
         except LostError:
             self._observe("content", "lost", time.monotonic() - started)
             raise
         elapsed_s = time.monotonic() - started
         for answer in answers:
-            self._observe("content", _CLASSES[answer.status_class], elapsed_s)
+            self._observe("content", _CLASSES[answer.code // 100], elapsed_s)
         return answers
 
     async def close(self, *, politely: bool) -> None:
@@ -183,23 +189,8 @@ class DownstreamSession:
         else:
             self._wire.abort()
 
-    async def _answered(self, commands: Sequence[bytes], timeout_s: float) -> Sequence[Reply]:
-        started = time.monotonic()
-        try:
-            self._wire.send(commands)
-            answers = await self._wire.replies(len(commands), timeout_s)
-        except LostError:
-            elapsed_s = time.monotonic() - started
-            for command in commands:
-                self._observe(_label(command), "lost", elapsed_s)
-            raise
-        elapsed_s = time.monotonic() - started
-        for command, answer in zip(commands, answers, strict=True):
-            self._observe(_label(command), _CLASSES[answer.status_class], elapsed_s)
-        return answers
-
     async def _asked(self, command: bytes) -> Reply:
-        (answer,) = await self._answered([command], self._settings.command_timeout_s)
+        (answer,) = await self.exchange([command])
         return answer
 
     async def _hello(self, name: str, client: Client | None) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import cast
 
-from gateway.core.reply import Reply, take_reply
+from gateway.core.reply import Reply, single_reply, take_reply
 from gateway.errors import LostError
 from gateway.watchdog import Watchdog
 
@@ -38,8 +38,12 @@ class DownstreamWire(asyncio.Protocol):
         self._due = 1
         self._failure = ""
         self._is_leaving = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._wanted = 0
+        self._timeout_s = 0.0
+        self._waited_since = 0.0
+        self._asking: asyncio.Future[list[Reply]] | None = None
         self._is_paused = False
+        self._writable: asyncio.Future[None] | None = None
         self._unsent: list[bytes] = []
         self._unsent_octets = 0
         self._watchdog = Watchdog(loop, lambda: self._fail("no answer in time"))
@@ -86,22 +90,31 @@ class DownstreamWire(asyncio.Protocol):
         self._raise_failure()
         self.transport.write(octets)
 
-    async def replies(self, count: int, timeout_s: float) -> Sequence[Reply]:
-        """Wait for the next replies.
+    def replies(self, count: int, timeout_s: float) -> asyncio.Future[list[Reply]]:
+        """Return what will hold the next replies; to be awaited at once, by one caller.
+
+        A future and not a coroutine: it is asked for four times a message, and each coroutine
+        between the session and the loop costs a frame made, entered and left.
 
         Args:
             count: how many.
             timeout_s: for each of them.
 
-        Raises:
-            LostError: the connection ended, was silent, or said something senseless. A farewell
-                (an unexpected 421) is such an end.
+        Returns:
+            The replies; or `LostError`: the connection ended, was silent, or said something
+            senseless. A farewell (an unexpected 421) is such an end.
         """
-        while len(self._replies) < count:
-            self._raise_failure()
-            await self._wait(timeout_s)
-        answers, self._replies = self._replies[:count], self._replies[count:]
-        return answers
+        asking: asyncio.Future[list[Reply]] = self._loop.create_future()
+        self._wanted, self._timeout_s, self._asking = count, timeout_s, asking
+        self._waited_since = time.monotonic()
+        self._answer()
+        if self._asking is not None:
+            if self._failure:
+                self._asking = None
+                asking.set_exception(LostError(self._failure))
+            else:
+                self._watchdog.arm(timeout_s)
+        return asking
 
     async def write(self, content: bytes, timeout_s: float) -> None:
         """Send content; small pieces are gathered into one write.
@@ -113,21 +126,27 @@ class DownstreamWire(asyncio.Protocol):
         self._unsent.append(content)
         self._unsent_octets += len(content)
         if self._unsent_octets >= _COALESCE_OCTETS:
-            self.flush()
+            self._flush()
             while self._is_paused:
-                await self._wait(timeout_s)
+                await self._drained(timeout_s)
                 self._raise_failure()
 
-    def expect(self, count: int) -> None:
-        """Announce replies to what is written by `write`."""
-        self._due += count
+    def finish(self, end: bytes, count: int) -> None:
+        """Send the end of content along with what was gathered; so many replies are due.
 
-    def flush(self) -> None:
-        """Hand gathered content to the transport."""
-        if self._unsent:
-            self.transport.write(b"".join(self._unsent))
-            self._unsent.clear()
-            self._unsent_octets = 0
+        Raises:
+            LostError: the connection is dead.
+        """
+        self._raise_failure()
+        self._due += count
+        self._unsent.append(end)
+        self._flush()
+
+    def _flush(self) -> None:
+        # One write, whatever it is made of: writelines costs uvloop more than joining.
+        self.transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+        self._unsent_octets = 0
 
     def leave(self, farewell: bytes) -> None:
         """Send a last command and close once it is answered; nobody waits for that."""
@@ -148,20 +167,30 @@ class DownstreamWire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Collect replies (asyncio)."""
+        single = None if self._received else single_reply(data)
+        if single is not None and self._due:
+            self._due -= 1
+            self._replies.append(single)
+        elif not self._take_replies(data):
+            return
+        if self._is_leaving and self._due == 0:
+            self._fail("closed by us")
+        self._answer()
+
+    def _take_replies(self, data: bytes) -> bool:
+        """Take replies that come in pieces, or several at once; False if that was the end."""
         self._received += data
         try:
             while (answer := take_reply(self._received, _REPLY_LIMIT_OCTETS)) is not None:
                 if self._due == 0:
                     self._fail(f"unexpected: {answer.text}")
-                    return
+                    return False
                 self._due -= 1
                 self._replies.append(answer)
         except ValueError as error:
             self._fail(str(error))
-            return
-        if self._is_leaving and self._due == 0:
-            self._fail("closed by us")
-        self._wake()
+            return False
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end (asyncio)."""
@@ -176,21 +205,38 @@ class DownstreamWire(asyncio.Protocol):
         self._is_paused = False
         self._wake()
 
-    async def _wait(self, timeout_s: float) -> None:
-        """Sleep until something has happened; the caller looks what."""
+    def _answer(self) -> None:
+        """Hand out the replies that somebody waits for, if all are there."""
+        asking = self._asking
+        if asking is None:
+            return
+        if asking.done():  # whoever asked was cancelled
+            self._asking = None
+        elif len(self._replies) >= self._wanted:
+            self._asking = None
+            self._watchdog.disarm()
+            self.waited_s += time.monotonic() - self._waited_since
+            answers, self._replies = self._replies[: self._wanted], self._replies[self._wanted :]
+            asking.set_result(answers)
+        elif self._replies:
+            # Each reply has the whole time (RFC 2033 section 4.2: one for each recipient).
+            self._watchdog.arm(self._timeout_s)
+
+    async def _drained(self, timeout_s: float) -> None:
+        """Sleep until the server has taken some, or something else happened."""
         started = time.monotonic()
-        self._waiter = self._loop.create_future()
+        self._writable = self._loop.create_future()
         self._watchdog.arm(timeout_s)
         try:
-            await self._waiter
+            await self._writable
         finally:
             self._watchdog.disarm()
-            self._waiter = None
+            self._writable = None
             self.waited_s += time.monotonic() - started
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
 
     def _fail(self, reason: str) -> None:
         """Be dead from now on; replies that came before are still good."""
@@ -200,6 +246,10 @@ class DownstreamWire(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self._wake()
+        asking, self._asking = self._asking, None
+        if asking is not None and not asking.done():
+            self.waited_s += time.monotonic() - self._waited_since
+            asking.set_exception(LostError(self._failure))
 
     def _raise_failure(self) -> None:
         if self._failure:
