@@ -13,15 +13,25 @@ import socket
 import struct
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from gateway.config import Config
 from gateway.config_place import Endpoint
+from gateway.core import answer
+from gateway.core.handover import PROXY_LOCAL_HEADER
+from gateway.core.rule import address_of, is_within
 from gateway.doctor_finding import Finding, fail, ok, warn
 
 _ANSWER_S = 3.0
+# What we say instead of a greeting.
+_REFUSALS = (
+    answer.NOT_ALLOWED,
+    answer.NOT_PROVEN,
+    answer.TOO_MANY_SESSIONS,
+    answer.STOPPING,
+)
 # One packet of the milter protocol: SMFIC_OPTNEG with version 6 and what a mail server can do.
 _MILTER_HELLO = struct.pack("!IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
 
@@ -29,35 +39,43 @@ _MILTER_HELLO = struct.pack("!IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
 def check_listeners(config: Config) -> Iterator[Finding]:
     """Look at each address of `[listen]`."""
     for endpoint in config.listen.smtp:
-        yield _checked("listen.smtp", endpoint, f"{config.own_hostname} ESMTP mailonce")
+        yield _checked(config, "listen.smtp", endpoint)
     for endpoint in config.listen.milter:
-        yield _checked("listen.milter", endpoint, "O")
+        yield _checked(config, "listen.milter", endpoint)
     if config.listen.http is not None:
-        yield _checked("listen.http", config.listen.http, "alive")
+        yield _checked(config, "listen.http", config.listen.http)
         yield from _readiness(config.listen.http)
 
 
-def _checked(check: str, endpoint: Endpoint, expected: str) -> Finding:
-    """Look at one address.
-
-    Args:
-        check: its key.
-        endpoint: of the configuration.
-        expected: in what we answer there, if we do.
-    """
+def _checked(config: Config, check: str, endpoint: Endpoint) -> Finding:
+    """Look at one address; ``check`` is its key."""
     subject = str(endpoint)
     try:
         _bind(endpoint)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             return _unusable(check, subject, error)
-        answer = _answer_at(check, endpoint)
-        if expected in answer:
+        told = _answer_at(config, check, endpoint)
+        if any(text in told for text in _ours(config, check)):
             return ok(check, subject, "mailonce answers here already")
-        who = f"and answers {answer[:60]!r}" if answer else "and says nothing"
+        if check == "listen.milter" and not told and config.listen.clients:
+            return ok(check, subject, "taken; whether by us cannot be asked (listen.clients)")
+        who = f"and answers {told[:60]!r}" if told else "and says nothing"
         remedy = "stop the program that has it (`ss -ltnp` names it), or choose another address"
         return fail(check, subject, f"taken by something else, {who}", remedy)
     return ok(check, subject, "free")
+
+
+def _ours(config: Config, check: str) -> Sequence[str]:
+    """Return what we say at an address: any of these."""
+    match check:
+        case "listen.http":
+            return ("alive",)
+        case "listen.milter":
+            return ("O",)
+        case _:
+            refusals = [refusal.text for refusal in _REFUSALS]
+            return (f"{config.own_hostname} ESMTP mailonce", *refusals)
 
 
 def _unusable(check: str, subject: str, error: OSError) -> Finding:
@@ -109,7 +127,7 @@ def _try_folder(path: Path) -> None:
         raise PermissionError(errno.EACCES, "its folder is not writable")
 
 
-def _answer_at(check: str, endpoint: Endpoint) -> str:
+def _answer_at(config: Config, check: str, endpoint: Endpoint) -> str:
     """Return what whoever listens at an address says, ``""`` if nothing."""
     try:
         with _connected(endpoint) as client:
@@ -122,16 +140,25 @@ def _answer_at(check: str, endpoint: Endpoint) -> str:
                     client.sendall(_MILTER_HELLO)
                     return client.recv(5)[4:].decode("latin-1")
                 case _:
+                    if _is_proxy(client, config):
+                        client.sendall(PROXY_LOCAL_HEADER)
                     return client.recv(512).decode("latin-1").strip()
     except OSError:
         return ""
 
 
+def _is_proxy(client: socket.socket, config: Config) -> bool:
+    """Say whether a connection of ours must begin with a PROXY header."""
+    name = client.getsockname()
+    address = address_of(name[0]) if isinstance(name, tuple) else None
+    return is_within(address, config.listen.proxy_protocol)
+
+
 def _all_of(client: socket.socket) -> str:
-    answer = b""
-    while len(answer) < 4096 and (octets := client.recv(4096)):
-        answer += octets
-    return answer.decode("latin-1").strip()
+    told = b""
+    while len(told) < 4096 and (octets := client.recv(4096)):
+        told += octets
+    return told.decode("latin-1").strip()
 
 
 def _connected(endpoint: Endpoint) -> socket.socket:
@@ -154,8 +181,8 @@ def _readiness(endpoint: Endpoint) -> Iterator[Finding]:
         return
     url = f"http://{Endpoint(_near(endpoint.host), endpoint.port)}/readyz"
     try:
-        with urllib.request.urlopen(url, timeout=_ANSWER_S) as answer:
-            told = json.load(answer)
+        with urllib.request.urlopen(url, timeout=_ANSWER_S) as page:
+            told = json.load(page)
     except urllib.error.HTTPError as error:
         with error:
             told = _json(error.read())

@@ -334,6 +334,20 @@ def test_a_gateway_that_runs_is_recognised(gateway: Gateway, sink: Sink) -> None
     assert "0 failures" in table.stdout
 
 
+@pytest.mark.parametrize(
+    "listen", [{"listen.proxy_protocol": ["127.0.0.0/8"]}, {"listen.clients": ["10.0.0.0/8"]}]
+)
+def test_a_gateway_that_does_not_talk_to_everybody_is_recognised(
+    sink: Sink, listen: dict[str, Any]
+) -> None:
+    milter = {"listen.milter": [f"127.0.0.1:{free_port()}"]}
+    with running_gateway({**settings_for(sink.port), **listen, **milter}) as running:
+        command = ["doctor", "--config", str(running.config_file), "--json"]
+        found = json.loads(CliRunner().invoke(app, command).stdout)["findings"]
+    levels = {each["check"]: each["level"] for each in found}
+    assert (levels["listen.smtp"], levels["listen.milter"]) == ("ok", "ok"), found
+
+
 def test_addresses_that_somebody_else_has_are_told(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.create_server(("127.0.0.1", 0)) as other, socket.socket(socket.AF_UNIX) as unix:
