@@ -22,6 +22,7 @@ from gateway.edge.redis_wire import Command, RefusedError, Wire
 from gateway.errors import TrackingListError, TrackingListTimeoutError
 
 Dial = Callable[[], Awaitable[Wire]]
+Greeting = Callable[[], Sequence[Command]]
 
 # Enough to make the round trip cheap; a bound for its memory and for the server's latency.
 _BATCH_COMMANDS = 1000
@@ -42,7 +43,12 @@ class _Call:
 
 
 class Batcher:
-    """Gathers commands and sends them batch after batch."""
+    """Gathers commands and sends them batch after batch.
+
+    Attributes:
+        greeting: returns what goes in front of the first batch on a new connection, in the same
+            round trip; what is answered to it is of no matter.
+    """
 
     def __init__(self, name: str, dial: Dial, timeout_s: float) -> None:
         """Connect to nothing yet.
@@ -61,6 +67,9 @@ class Batcher:
         self._sent: list[_Call] = []
         self._replies: list[object] = []
         self._outstanding = 0
+        self._greeted = 0
+        self._is_new = False
+        self.greeting: Greeting = tuple
         self._is_flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._answer_due_at = 0.0
@@ -123,6 +132,9 @@ class Batcher:
                 self._sent.append(call)
                 commands.extend(call.commands)
         if commands:
+            greeting = self.greeting() if self._is_new else ()
+            self._greeted, self._is_new = len(greeting), False
+            commands[:0] = greeting
             self._outstanding = len(commands)
             self._answer_due_at = asyncio.get_running_loop().time() + self._timeout_s
             self._wire.send(commands)
@@ -137,7 +149,8 @@ class Batcher:
             return
         replies, sent = self._replies, self._sent
         self._replies, self._sent, self._outstanding = [], [], 0
-        start = 0
+        start = self._greeted
+        self._greeted = 0
         for call in sent:
             end = start + len(call.commands)
             if not call.replies.done():
@@ -163,7 +176,7 @@ class Batcher:
         except (OSError, RefusedError, TrackingListError) as error:
             self._fail(TrackingListError(self._reason(error)), error)
         else:
-            self._wire = wire
+            self._wire, self._is_new = wire, True
             wire.on_replies, wire.on_lost = self._take, self._lost
             self._flush()
         finally:

@@ -17,7 +17,7 @@ from functools import partial
 
 from hiredis import ReplyError
 
-from gateway.edge.redis_batch import Batcher
+from gateway.edge.redis_batch import Batcher, Greeting
 from gateway.edge.redis_wire import Command, Server, Wire
 from gateway.errors import TrackingListError, TrackingListTimeoutError
 
@@ -29,7 +29,11 @@ Place = tuple[str, int]
 
 
 class ClusterLink:
-    """Link to a cluster; see `RedisLink`."""
+    """Link to a cluster; see `RedisLink`.
+
+    Attributes:
+        greeting: each node is greeted with what belongs there.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class ClusterLink:
         self._nodes: dict[Place, Batcher] = {}
         self._owners: list[Place] = []
         self._learning: asyncio.Task[None] | None = None
+        self.greeting: Greeting = tuple
 
     async def run(self, commands: Sequence[Command]) -> list[object]:
         """See `RedisLink.run`."""
@@ -131,8 +136,12 @@ class ClusterLink:
         if node is None:
             server = replace(self._seeds[0], host=place[0], port=place[1])
             node = Batcher(str(server), partial(self._dial, server), self._timeout_s)
+            node.greeting = partial(self._greeting_of, place)
             self._nodes[place] = node
         return node
+
+    def _greeting_of(self, place: Place) -> Sequence[Command]:
+        return [c for c in self.greeting() if self._owners and self._owner(c) == place]
 
     async def _learned(self, give_up_at: float) -> None:
         """Have the map learned; whoever gives up waiting leaves that to go on."""

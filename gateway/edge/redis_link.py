@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from gateway.edge.redis_batch import Batcher
+from gateway.edge.redis_batch import Batcher, Greeting
 from gateway.edge.redis_cluster import ClusterLink
 from gateway.edge.redis_url import Kind, parse
 from gateway.edge.redis_wire import Command, RefusedError, Server, Wire, ask, dial
@@ -23,7 +23,13 @@ _SENTINEL_S = 1.0
 
 
 class RedisLink(Protocol):
-    """Carries commands to Redis."""
+    """Carries commands to Redis.
+
+    Attributes:
+        greeting: returns what must come before anything else on a new connection.
+    """
+
+    greeting: Greeting
 
     def run(self, commands: Sequence[Command]) -> Awaitable[list[object]]:
         """Send commands, and wait for their replies.

@@ -88,6 +88,7 @@ class RedisTrackingList:
         self._orphans: dict[tuple[bytes, bytes], None] = {}
         self._mending: asyncio.Task[None] | None = None
         self._is_closed = False
+        link.greeting = self._greeting
 
     async def claim(
         self, unique_ids: Sequence[UniqueId], token: bytes, lease_s: float
@@ -131,7 +132,8 @@ class RedisTrackingList:
         if keys:
             commands.insert(0, layout.delete_claims(keys, token))
         for key in keys:
-            self._held.pop(key, None)
+            if self._held.get(key) == token:
+                del self._held[key]
         if self._orphans:
             self._adopt(keys, token)
         try:
@@ -245,13 +247,7 @@ class RedisTrackingList:
         """Send commands; a refusal of any is a failure of all."""
         if not commands:
             return []
-        try:
-            replies = await self._link.run(commands)
-        except TrackingListError:
-            # The next server we reach may be another one, or may have lost all it had.
-            self._is_beating_until = -math.inf
-            self._journal.lost()
-            raise
+        replies = await self._link.run(commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise TrackingListError(f"redis: {reply}") from reply
@@ -272,6 +268,11 @@ class RedisTrackingList:
                     raise TrackingListError("redis: SCAN answers in a way that is not known")
             if cursor == b"0":
                 return list(found)
+
+    def _greeting(self) -> Sequence[Command]:
+        """Beat before anything else: the server may be another one, or have lost all it had."""
+        self._journal.lost()
+        return () if self._heart is None else (self._beat(),)
 
     def _beat(self) -> Command:
         return layout.set_beat(self._worker, math.ceil(self._beat_ttl_s * 1000))

@@ -150,6 +150,22 @@ async def test_a_claim_that_cannot_be_renewed_is_not_given_up(
     assert await claimed(opened(redis.url), key, some_token()) == IN_FLIGHT
 
 
+async def test_a_copy_that_gives_up_takes_nothing_from_the_one_in_flight(
+    redis: RedisServer, proxy: TcpProxy, opened: Open
+) -> None:
+    tracking_list, key, token, copy = opened(url_of(proxy)), some_id(), some_token(), some_token()
+    await claimed(tracking_list, key, token)
+    assert await claimed(tracking_list, key, copy) == IN_FLIGHT
+    await tracking_list.release([key], copy)
+    proxy.swallows_replies = True
+    with pytest.raises(TrackingListTimeoutError):
+        await claimed(tracking_list, key, token)
+    proxy.swallows_replies = False
+    for _ in range(3):
+        await claimed(tracking_list, some_id(), some_token())
+    assert await claimed(opened(redis.url), key, some_token()) == IN_FLIGHT
+
+
 async def test_a_release_whose_reply_or_request_is_lost_is_made_up_for(
     redis: RedisServer, proxy: TcpProxy, opened: Open
 ) -> None:
@@ -345,6 +361,19 @@ async def test_claims_of_a_dead_worker_are_free_when_its_heart_has_stopped(
 
     await eventually(is_free)
     assert 0.3 < time.monotonic() - begun < 2.0
+
+
+async def test_a_worker_beats_again_when_the_server_has_lost_everything(
+    redis: RedisServer, proxy: TcpProxy, opened: Open
+) -> None:
+    tracking_list, key = opened(url_of(proxy)), some_id()
+    await claimed(tracking_list, some_id(), some_token())
+    redis.ask("FLUSHALL")
+    proxy.cut()
+    await asyncio.sleep(0.05)  # the loss is noticed while nothing is asked
+    assert await claimed(tracking_list, key, some_token()) == NEW
+    assert len(redis.ask("KEYS", "mo:w:*")) == 1
+    assert await claimed(opened(redis.url), key, some_token()) == IN_FLIGHT
 
 
 async def test_a_worker_that_slept_beats_before_it_claims(redis: RedisServer, opened: Open) -> None:
