@@ -39,6 +39,7 @@ from gateway.recall import Forgotten, Recall
 _T = TypeVar("_T")
 # Nobody's mail waits for these questions, and the first one makes a connection.
 _PATIENCE_S = 5.0
+_SHOWN_RECIPIENTS = 10
 _STYLES = {
     "new": "green",
     "duplicate": "yellow",
@@ -172,7 +173,8 @@ def _summary(story: Story) -> str:
 
 
 def _origin(origin: Origin) -> Iterator[Text]:
-    yield Text("first copy")
+    people = ", ".join(map(_shown, origin.recipients[:_SHOWN_RECIPIENTS]))
+    yield Text(f"first copy, for {people}")
     where = f"Queue id downstream: {_shown(origin.queue_id)}. " if origin.queue_id else ""
     yield Text(f"    {where}Known from later copies; the journal does not hold it.", style="dim")
 

@@ -16,6 +16,17 @@ from gateway.cli import app
 TESTS = Path(__file__).parent
 PROJECT = TESTS.parent
 BAD_CONFIGS = sorted((TESTS / "bad_configs").glob("*.toml"))
+COMMANDS = [
+    [],
+    ["serve"],
+    ["demo"],
+    ["check"],
+    ["doctor"],
+    ["trace"],
+    ["forget"],
+    ["scan"],
+    ["canonical"],
+]
 MESSAGE = b"From: a@example.org\r\nMessage-ID:\r\n <Left@Right.EXAMPLE>\r\n\r\nbody\r\n"
 
 
@@ -43,7 +54,7 @@ def test_the_version_is_told() -> None:
     assert run("--version") == (0, f"mailonce {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", [[], ["check"], ["canonical"]])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_everywhere(command: list[str]) -> None:
     for option in ("--help", "-h"):
         result = invoke(*command, option)
