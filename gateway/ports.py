@@ -30,6 +30,7 @@ class Record:
         window_s: from the first sighting; the record is gone after it.
         note: the downstream's queue id for the first copy; a list may cut it off after 22 octets.
         provisional_at_s: as in `Sighting`; 0 if a copy was accepted.
+        is_retry_due: as in `Sighting`.
     """
 
     unique_id: UniqueId
@@ -39,6 +40,7 @@ class Record:
     window_s: float
     note: bytes = b""
     provisional_at_s: int = 0
+    is_retry_due: bool = False
 
 
 class TrackingList(Protocol):

@@ -227,6 +227,7 @@ class Relay:
             end.replies,
             fingerprint,
             entries(report, arrival.desk.settings.keep),
+            is_retry_due=not end.reply.is_accepted,
         )
 
     def _arrival(self, content: Content) -> _Arrival:

@@ -219,7 +219,7 @@ class Screening:
             with suppress(TrackingListError):  # at worst the lease ends: a duplicate, no loss
                 await self._list.claim(keys, screened.token, self._settings.lease_s)
 
-    async def settle(
+    async def settle(  # noqa: PLR0913 - all that is known of one end
         self,
         screened: Screened,
         decisions: Sequence[Decision],
@@ -228,6 +228,7 @@ class Screening:
         entries: Sequence[Entry] = (),
         *,
         is_outcome_known: bool = True,
+        is_retry_due: bool = False,
     ) -> None:
         """Tell the list the outcome; if it does not answer, claims end with their lease.
 
@@ -239,6 +240,8 @@ class Screening:
             entries: for the journal.
             is_outcome_known: False if a reply that accepts is a hope: the sightings are provisional
                 then.
+            is_retry_due: whether the client was told that it failed, whoever has got a copy: then
+                all of the message will come again.
         """
         records, keys = [], []
         for candidate, decision, reply in zip(screened.candidates, decisions, replies, strict=True):
@@ -251,6 +254,10 @@ class Screening:
                     candidate, screened, is_accepted=is_accepted, is_known=is_outcome_known
                 )
                 record = self._record(candidate, candidate.key, screened, fingerprint, since_s)
+                if is_retry_due or _was_retry_due(candidate):
+                    sealed = self._sealer.fingerprint(candidate.key, fingerprint)
+                    is_here = is_accepted or candidate.is_same_content
+                    record = _awaited(record, candidate, sealed, is_due=is_retry_due and is_here)
                 records.append(record if record.note else replace(record, note=queue_id_of(reply)))
             elif settlement.is_released:
                 keys.append(candidate.key)
@@ -402,6 +409,24 @@ def _provisional_at_s(
         # The record stays that of the first content, of which another one proves nothing.
         return 0 if candidate.is_same_content else earlier.provisional_at_s
     return int(screened.claimed_at_s)
+
+
+def _was_retry_due(candidate: Candidate) -> bool:
+    return candidate.sighting is not None and candidate.sighting.is_retry_due
+
+
+def _awaited(record: Record, candidate: Candidate, sealed: bytes, *, is_due: bool) -> Record:
+    """Return a record that says whether a retry of its content is due.
+
+    Where the id alone counts, the content due may be another one than the first: the record then
+    speaks of the one that will come again.
+    """
+    if record.provisional_at_s:
+        return record  # nothing is known to be accepted
+    if is_due:
+        return replace(record, fingerprint=sealed, is_retry_due=True)
+    is_other = record.fingerprint != sealed and not _is_collision(candidate)
+    return replace(record, is_retry_due=is_other and _was_retry_due(candidate))
 
 
 def _is_held(candidate: Candidate) -> bool:

@@ -228,7 +228,8 @@ def _held(holding: Holding) -> str:
     note = sighting.note.decode("latin-1")
     queue_id = f", queue id {_shown(note)}" if note else ""
     doubt = ", from the milter: not known to be accepted" if sighting.provisional_at_s else ""
-    return f"{who}{kind}: {copies} since {_moment(sighting.first_seen_s)}{queue_id}{doubt}"
+    due = ", a retry is due for other recipients" if sighting.is_retry_due else ""
+    return f"{who}{kind}: {copies} since {_moment(sighting.first_seen_s)}{queue_id}{doubt}{due}"
 
 
 def _moment(at_s: float) -> str:

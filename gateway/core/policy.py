@@ -86,6 +86,8 @@ class Sighting:
         note: the downstream's queue id for the first copy, if `SEEN` and known.
         provisional_at_s: Unix time of the latest copy, if no copy is known to be accepted: all that
             came passed a milter, which never learns the outcome. 0 if one was accepted.
+        is_retry_due: whether this content was accepted, and the client told to try again for the
+            sake of others all the same. Never set along with `provisional_at_s`.
     """
 
     sight: Sight
@@ -94,6 +96,7 @@ class Sighting:
     copies: int = 0
     note: bytes = b""
     provisional_at_s: int = 0
+    is_retry_due: bool = False
 
 
 NEW = Sighting(Sight.NEW)
@@ -240,7 +243,11 @@ def decide(
         return Decision(Verdict.IN_FLIGHT, Action.DEFERRED)
     if is_same_content or _is_id_enough(policy, form):
         is_doubtful = sighting.provisional_at_s > 0 and is_young
-        return Decision(Verdict.DUPLICATE, _duplicate(policy, form, is_doubtful=is_doubtful))
+        is_asked_for = sighting.is_retry_due and is_same_content
+        return Decision(
+            Verdict.DUPLICATE,
+            _duplicate(policy, form, is_doubtful=is_doubtful, is_asked_for=is_asked_for),
+        )
     is_plain = policy.collisions is Collisions.RELAY
     return Decision(Verdict.COLLISION, Action.RELAYED if is_plain else _tagged(policy))
 
@@ -292,7 +299,10 @@ def _is_id_enough(policy: Policy, form: Form) -> bool:
     return policy.match is Match.MESSAGE_ID and form is not Form.MISSING
 
 
-def _duplicate(policy: Policy, form: Form, *, is_doubtful: bool) -> Action:
+def _duplicate(policy: Policy, form: Form, *, is_doubtful: bool, is_asked_for: bool) -> Action:
+    if is_asked_for and policy.mode is not Mode.OBSERVE:
+        # For others' sake: who has got the message would get it once more with each retry.
+        return Action.DROPPED
     if policy.mode is not Mode.DROP:
         return _tagged(policy)
     # Where the id alone shall count, it must be one that no two senders share.

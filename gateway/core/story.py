@@ -148,6 +148,7 @@ def holding_json(holding: Holding) -> Mapping[str, object]:
         "copies": holding.sighting.copies,
         "queue_id": holding.sighting.note.decode("latin-1"),
         "provisional_at_s": holding.sighting.provisional_at_s,
+        "is_retry_due": holding.sighting.is_retry_due,
     }
 
 

@@ -6,6 +6,7 @@
 
     claim    "C" worker(8) token(8)
     record   "S" first seen(4) copies(4) fingerprint(12) note(0..22)
+             "R" the same, and a retry is due
              "P" the same, with the time of the latest provisional sighting(4) before the note
 
 A value of at most 44 octets shares one allocation of 64 octets with its header in Redis; one more
@@ -102,9 +103,13 @@ def worker_of(value: bytes) -> bytes | None:
 def sighting_of(value: bytes) -> Sighting | None:
     """Return what a value stands for; None if it cannot be read."""
     kind = value[:1]
-    if kind == b"S" and len(value) >= _RECORD.size:
+    if kind in (b"S", b"R") and len(value) >= _RECORD.size:
         _, first_seen_s, copies, fingerprint = _RECORD.unpack_from(value)
-        return Sighting(Sight.SEEN, first_seen_s, fingerprint, copies, value[_RECORD.size :])
+        note = value[_RECORD.size :]
+        is_retry_due = kind == b"R"
+        return Sighting(
+            Sight.SEEN, first_seen_s, fingerprint, copies, note, is_retry_due=is_retry_due
+        )
     if kind == b"P" and len(value) >= _PROVISIONAL.size:
         _, first_seen_s, copies, fingerprint, at_s = _PROVISIONAL.unpack_from(value)
         note = value[_PROVISIONAL.size :]
@@ -120,7 +125,8 @@ def record_value(record: Record) -> bytes:
         at_s = min(record.provisional_at_s, _MAX_COUNT)
         head = _PROVISIONAL.pack(b"P", first_seen_s, copies, record.fingerprint, at_s)
     else:
-        head = _RECORD.pack(b"S", first_seen_s, copies, record.fingerprint)
+        kind = b"R" if record.is_retry_due else b"S"
+        head = _RECORD.pack(kind, first_seen_s, copies, record.fingerprint)
     return (head + record.note)[:VALUE_OCTETS]
 
 

@@ -29,7 +29,7 @@ from gateway.ports import Record
 
 BEAT_TTL_S = 30.0
 BEATS_PER_TTL = 3
-_VERSION = 1
+_VERSION = 2
 _BUSY_PAUSE_S = 0.005
 
 _SCHEMA = """
@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS record (
   message BLOB NOT NULL, recipient BLOB NOT NULL, variant BLOB NOT NULL,
   first_seen_s INTEGER NOT NULL, fingerprint BLOB NOT NULL, copies INTEGER NOT NULL,
   note BLOB NOT NULL, provisional_at_s INTEGER NOT NULL, ends_at_s REAL NOT NULL,
+  is_retry_due INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (message, recipient, variant)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS record_ends ON record (ends_at_s);
@@ -53,8 +54,10 @@ CREATE TABLE IF NOT EXISTS journal (
 );
 CREATE INDEX IF NOT EXISTS journal_message_id ON journal (message_id, position);
 """
+# A file of the first layout lacks one column.
+_TO_VERSION_2 = "ALTER TABLE record ADD COLUMN is_retry_due INTEGER NOT NULL DEFAULT 0"
 _FIND = """
-SELECT first_seen_s, fingerprint, copies, note, provisional_at_s FROM record
+SELECT first_seen_s, fingerprint, copies, note, provisional_at_s, is_retry_due FROM record
 WHERE message = ? AND recipient = ? AND variant = ? AND ends_at_s > ?"""
 _HOLDER = "SELECT token FROM claim WHERE message = ? AND recipient = ? AND variant = ?"
 _CLAIM = """
@@ -62,14 +65,14 @@ INSERT INTO claim VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
 SET worker = excluded.worker, token = excluded.token, ends_at = excluded.ends_at
 WHERE token = excluded.token OR ends_at <= ?
   OR worker NOT IN (SELECT worker FROM worker WHERE beaten_at > ? AND beaten_at <= ?)"""
-_CONFIRM = "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_CONFIRM = "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SETTLE = "DELETE FROM claim WHERE message = ? AND recipient = ? AND variant = ?"
 _RELEASE = _SETTLE + " AND token = ?"
 _UNCLAIM = _SETTLE + " AND worker = ? AND ends_at = ?"
 _FORGET = "DELETE FROM record WHERE message = ? AND recipient = ? AND variant = ?"
 _RECORDS = """
-SELECT recipient, variant, first_seen_s, fingerprint, copies, note, provisional_at_s FROM record
-WHERE message = ? AND ends_at_s > ?"""
+SELECT recipient, variant, first_seen_s, fingerprint, copies, note, provisional_at_s, is_retry_due
+FROM record WHERE message = ? AND ends_at_s > ?"""
 _CLAIMS = """
 SELECT recipient, variant FROM claim WHERE message = ? AND ends_at > ?
   AND worker IN (SELECT worker FROM worker WHERE beaten_at > ? AND beaten_at <= ?)"""
@@ -214,6 +217,7 @@ class SqliteStore:
                     record.note,
                     record.provisional_at_s,
                     now + left_s,
+                    record.is_retry_due,
                 ),
             )
             self._db.execute(_SETTLE, key)
@@ -316,6 +320,8 @@ class SqliteStore:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > _VERSION:
             raise sqlite3.NotSupportedError(f"the file has layout {version}, known is {_VERSION}")
+        if version == 1:
+            self._db.execute(_TO_VERSION_2)
         for statement in filter(str.strip, _SCHEMA.split(";")):
             self._db.execute(statement)
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
@@ -332,9 +338,11 @@ def _key(unique_id: UniqueId) -> tuple[bytes, bytes, bytes]:
     return (unique_id.message, unique_id.recipient, unique_id.variant)
 
 
-def _sighting(row: tuple[int, bytes, int, bytes, int]) -> Sighting:
-    first_seen_s, fingerprint, copies, note, provisional_at_s = row
-    return Sighting(Sight.SEEN, first_seen_s, fingerprint, copies, note, provisional_at_s)
+def _sighting(row: tuple[int, bytes, int, bytes, int, int]) -> Sighting:
+    first_seen_s, fingerprint, copies, note, provisional_at_s, is_retry_due = row
+    return Sighting(
+        Sight.SEEN, first_seen_s, fingerprint, copies, note, provisional_at_s, bool(is_retry_due)
+    )
 
 
 def _entries(rows: Sequence[tuple[bytes]]) -> list[Entry]:

@@ -72,6 +72,7 @@ class MemoryTrackingList:
                 record.copies,
                 record.note,
                 record.provisional_at_s,
+                record.is_retry_due,
             )
             left_s = min(record.first_seen_s + record.window_s - self._now(), record.window_s)
             self._keep(record.unique_id, _Known(sighting, self._monotonic() + left_s))

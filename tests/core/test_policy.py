@@ -27,7 +27,8 @@ from gateway.core.unique_id import Identity
 
 _SEEN = Sighting(Sight.SEEN, 1_700_000_000, b"f" * 12, 1)
 _PROVISIONAL = Sighting(Sight.SEEN, 1_700_000_000, b"f" * 12, 1, provisional_at_s=1_700_000_000)
-_SIGHTINGS = (None, NEW, IN_FLIGHT, _SEEN, _PROVISIONAL)
+_AWAITED = Sighting(Sight.SEEN, 1_700_000_000, b"f" * 12, 1, is_retry_due=True)
+_SIGHTINGS = (None, NEW, IN_FLIGHT, _SEEN, _PROVISIONAL, _AWAITED)
 _POLICIES = tuple(Policy(*parts) for parts in product(Mode, Match, Collisions))
 
 
@@ -57,15 +58,19 @@ def test_only_a_confirmed_sighting_of_equal_content_costs_a_copy(
         decision = decide(
             policy, form, sighting, is_same_content=is_same_content, is_young=is_young
         )
-        is_confirmed = sighting in (_SEEN, _PROVISIONAL)
+        is_confirmed = sighting in (_SEEN, _PROVISIONAL, _AWAITED)
+        is_asked_for = sighting is _AWAITED and is_same_content and policy.mode is Mode.TAG
         is_known_content = is_same_content or policy.match is Match.MESSAGE_ID
         if decision.action is Action.DROPPED:
             assert decision.verdict is Verdict.DUPLICATE
             assert is_confirmed
             assert is_known_content
-            assert policy.mode is Mode.DROP
+            assert policy.mode is Mode.DROP or is_asked_for
             assert not (sighting is _PROVISIONAL and is_young)
             assert is_same_content or form in (Form.VALID, Form.MALFORMED)
+        # Whatever the client was told, a trial or an exemption costs nobody a copy.
+        if policy.mode in (Mode.OBSERVE, Mode.BYPASS):
+            assert decision.action is not Action.DROPPED
         # Who is deferred gets nothing now, but the client keeps the message.
         assert (decision.action is Action.DEFERRED) == (decision.verdict is Verdict.IN_FLIGHT)
         if not is_confirmed:
@@ -132,6 +137,29 @@ DECISIONS = [
         "by now it was accepted or came again",
     ),
     (decided(mode=Mode.DROP, young=True), ("duplicate", "dropped"), "known to be accepted"),
+    # a retry that we asked for, though this recipient has got its copy
+    (
+        decided(sighting=_AWAITED),
+        ("duplicate", "dropped"),
+        "it had its copy, the retry is another's",
+    ),
+    (
+        decided(sighting=_AWAITED, match=Match.MESSAGE_ID, form=Form.WEAK),
+        ("duplicate", "dropped"),
+        "the content agrees, whatever the id is worth",
+    ),
+    (decided(sighting=_AWAITED, same=False), ("collision", "tagged"), "no retry of that content"),
+    (
+        decided(sighting=_AWAITED, same=False, match=Match.MESSAGE_ID),
+        ("duplicate", "tagged"),
+        "the id alone is no retry",
+    ),
+    (decided(sighting=_AWAITED, mode=Mode.OBSERVE), ("duplicate", "observed"), "a trial"),
+    (
+        decided(sighting=_AWAITED, mode=Mode.BYPASS),
+        ("bypassed", "relayed"),
+        "left alone, retry or not",
+    ),
     (
         decided(sighting=_PROVISIONAL, mode=Mode.OBSERVE, young=True),
         ("duplicate", "observed"),

@@ -162,6 +162,7 @@ def test_story_as_json_names_all_that_is_known() -> None:
                 "copies": first.copies,
                 "queue_id": "4First",
                 "provisional_at_s": 0,
+                "is_retry_due": False,
             }
         ],
     }

@@ -151,6 +151,19 @@ async def test_a_provisional_sighting_says_so(opened: Open) -> None:
     assert (await claimed(tracking_list, key, some_token())).provisional_at_s == 0
 
 
+async def test_a_record_says_whether_a_retry_is_due(opened: Open) -> None:
+    tracking_list, key = opened(), some_id()
+    await tracking_list.confirm([record_of(key, note=b"4Zk", is_retry_due=True)])
+    sighting = await claimed(tracking_list, key, some_token())
+    assert (sighting.is_retry_due, sighting.note, sighting.fingerprint) == (
+        True,
+        b"4Zk",
+        FINGERPRINT,
+    )
+    await tracking_list.confirm([record_of(key)])
+    assert not (await claimed(tracking_list, key, some_token())).is_retry_due
+
+
 async def test_a_long_note_is_cut_and_harms_nothing(opened: Open) -> None:
     tracking_list, key = opened(), some_id()
     await tracking_list.confirm([record_of(key, note=b"q" * 64, copies=3)])

@@ -39,10 +39,13 @@ def record_of(
     window_s: float = 3600.0,
     note: bytes = b"",
     provisional_at_s: int = 0,
+    is_retry_due: bool = False,
 ) -> Record:
     """Return a record, seen now unless said otherwise."""
     first = int(time.time()) if first_seen_s is None else first_seen_s
-    return Record(unique_id, first, fingerprint, copies, window_s, note, provisional_at_s)
+    return Record(
+        unique_id, first, fingerprint, copies, window_s, note, provisional_at_s, is_retry_due
+    )
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], limit_s: float = 10.0) -> None:
