@@ -6,7 +6,7 @@ a connection lives and ends is in `smtp_connection`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -29,15 +29,17 @@ _CLOSING = 421
 class SmtpSession(SmtpConnection):
     """One client's session."""
 
-    async def smtp_HELO(self, line: bytes, argument: bytes) -> None:
+    def smtp_HELO(self, line: bytes, argument: bytes) -> Awaitable[None]:
         """Take the client's name (RFC 5321 section 4.1.1.1)."""
-        await self._hello(line, argument, is_extended=False)
+        del line
+        return self._hello(argument, is_extended=False)
 
-    async def smtp_EHLO(self, line: bytes, argument: bytes) -> None:
+    def smtp_EHLO(self, line: bytes, argument: bytes) -> Awaitable[None]:
         """Take the client's name and say what the downstream and we can do."""
-        await self._hello(line, argument, is_extended=True)
+        del line
+        return self._hello(argument, is_extended=True)
 
-    async def _hello(self, line: bytes, argument: bytes, *, is_extended: bool) -> None:
+    async def _hello(self, argument: bytes, *, is_extended: bool) -> None:
         name = argument.strip().decode("latin-1")
         if not name:
             self._complain(answer.BAD_ARGUMENT)
@@ -63,7 +65,7 @@ class SmtpSession(SmtpConnection):
             )
         )
 
-    async def smtp_MAIL(self, line: bytes, argument: bytes) -> None:
+    def smtp_MAIL(self, line: bytes, argument: bytes) -> Awaitable[None] | None:
         """Begin a transaction (RFC 5321 section 4.1.1.2)."""
         if not self._is_greeted:
             self._complain(answer.NEED_HELO)
@@ -76,20 +78,33 @@ class SmtpSession(SmtpConnection):
         elif self._reception.refusal is not None:
             self._end(self._reception.refusal, "refused")
         elif (command := self._command(line, argument, is_mail=True)) is not None:
-            await self._pass_on(command)
+            return self._pass_on(command)
+        return None
 
-    async def smtp_RCPT(self, line: bytes, argument: bytes) -> None:
+    def smtp_RCPT(self, line: bytes, argument: bytes) -> Awaitable[None] | None:
         """Name a recipient (RFC 5321 section 4.1.1.3)."""
         if not self._relay.is_open:
             self._complain(answer.NEED_MAIL)
         elif (command := self._command(line, argument, is_mail=False)) is not None:
-            await self._pass_on(command)
+            return self._pass_on(command)
+        return None
 
     async def _pass_on(self, first: Command) -> None:
-        """Pass a MAIL or RCPT on, along with the RCPTs that wait behind it (RFC 2920 section 3)."""
+        """Pass a MAIL or RCPT on, along with the RCPTs that wait behind it (RFC 2920)."""
         commands = [first]
+        if self._input.has_more:
+            commands += self._pipelined(first)
+        for said in await self._relay.exchange(commands):
+            self._output.say(said)
+            if said.code == _CLOSING:
+                self._end(None, "refused")
+                break
+
+    def _pipelined(self, first: Command) -> Sequence[Command]:
+        """Take the RCPTs that have come behind a command, as far as they are well-formed."""
         room = self._reception.settings.recipients - self._relay.recipients
-        room += 1 if first.is_mail else 0
+        room -= 0 if first.is_mail else 1
+        commands: list[Command] = []
         while len(commands) < min(room, _BURST_COMMANDS):
             line = self._input.peek_line()
             if line is None or line[:8].upper() != b"RCPT TO:" or not is_clean(line):
@@ -99,12 +114,7 @@ class SmtpSession(SmtpConnection):
                 break
             self._input.take_line()
             commands.append(Command(is_mail=False, line=line, argument=argument))
-        replies = await self._relay.exchange(commands)
-        for said in replies:
-            self._output.say(said)
-            if said.code == _CLOSING:
-                self._end(None, "refused")
-                break
+        return commands
 
     def _command(self, line: bytes, argument: bytes, *, is_mail: bool) -> Command | None:
         """Read a MAIL or RCPT; None if it was refused."""
@@ -123,19 +133,24 @@ class SmtpSession(SmtpConnection):
             return Command(is_mail, line, path)
         return None
 
-    async def smtp_DATA(self, line: bytes, argument: bytes) -> None:
+    def smtp_DATA(self, line: bytes, argument: bytes) -> Awaitable[None] | None:
         """Take the content (RFC 5321 section 4.1.1.4)."""
         if argument:
             self._complain(answer.NO_ARGUMENT)
         elif not self._relay.is_open:
             self._complain(answer.NEED_MAIL)
         elif not self._relay.recipients:
-            said = await self._relay.data_without_recipients()
-            self._output.say(said)
-            if said.code == _CLOSING:
-                self._end(None, "refused")
+            return self._ask_without_recipients()
         elif not self._is_out_of_step():
-            await self._take_content()
+            return self._take_content()
+        return None
+
+    async def _ask_without_recipients(self) -> None:
+        """Let the downstream refuse DATA that nobody would get."""
+        said = await self._relay.data_without_recipients()
+        self._output.say(said)
+        if said.code == _CLOSING:
+            self._end(None, "refused")
 
     async def _take_content(self) -> None:
         """Ask for content and see it through; a bug within must not leave content unread."""
@@ -170,29 +185,29 @@ class SmtpSession(SmtpConnection):
         else:
             self._output.say(await self._relay.reset())
 
-    async def smtp_NOOP(self, line: bytes, argument: bytes) -> None:
+    def smtp_NOOP(self, line: bytes, argument: bytes) -> None:
         """Do nothing (RFC 5321 section 4.1.1.9)."""
         del line, argument
         self._output.say(answer.OK)
 
-    async def smtp_VRFY(self, line: bytes, argument: bytes) -> None:
+    def smtp_VRFY(self, line: bytes, argument: bytes) -> None:
         """Leave it open whether an address exists (RFC 5321 section 3.5.3)."""
         if argument:
             self._output.say(answer.CANNOT_VERIFY)
         else:
             self._complain(answer.BAD_ARGUMENT)
 
-    async def smtp_HELP(self, line: bytes, argument: bytes) -> None:
+    def smtp_HELP(self, line: bytes, argument: bytes) -> None:
         """Say what this is (RFC 5321 section 4.1.1.8)."""
         del line, argument
         self._output.say(answer.HELP)
 
-    async def _not_offered(self, line: bytes, argument: bytes) -> None:
+    def _not_offered(self, line: bytes, argument: bytes) -> None:
         """Refuse what is known and not offered (RFC 5321 section 4.2.4)."""
         del line, argument
         self._complain(answer.NOT_IMPLEMENTED)
 
-    async def smtp_QUIT(self, line: bytes, argument: bytes) -> None:
+    def smtp_QUIT(self, line: bytes, argument: bytes) -> None:
         """End the session (RFC 5321 section 4.1.1.10)."""
         if argument:
             self._complain(answer.NO_ARGUMENT)

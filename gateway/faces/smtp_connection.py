@@ -37,8 +37,8 @@ _BEFORE_TLS = frozenset((b"EHLO", b"HELO", b"NOOP", b"QUIT", b"RSET", b"STARTTLS
 
 _log = logging.getLogger(__name__)
 
-Verb = Callable[[Any, bytes, bytes], Awaitable[None]]
-"""Takes the session, the whole line, and what follows the verb."""
+Verb = Callable[[Any, bytes, bytes], Awaitable[None] | None]
+"""Takes the session, the line, and what follows the verb; returns what is left to wait for."""
 
 
 class SmtpConnection(SMTP):
@@ -156,7 +156,15 @@ class SmtpConnection(SMTP):
             self._is_at_rest = not self._relay.is_open
             line = await self._input.line(COMMAND_OCTETS, timeout_s)
             self._is_at_rest = False
-            await self._obey(line)
+            try:
+                work = self._obey(line)
+                if work is not None:
+                    await work
+            except GatewayError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a bug of ours; it costs this client a retry
+                self._output.say(_logged(error))
+                await self._relay.close(politely=False)
             if self._errors > self._reception.settings.errors:
                 self._end(answer.TOO_MANY_ERRORS, "error")
 
@@ -187,34 +195,25 @@ class SmtpConnection(SMTP):
             self._output.say(reply(220, "", f"{self._reception.settings.hostname} ESMTP mailonce"))
         return not self._is_over
 
-    async def _obey(self, line: bytes) -> None:
-        """Do what one command line says."""
+    def _obey(self, line: bytes) -> Awaitable[None] | None:
+        """Do what one command line says; what takes its time is returned, to be waited for."""
         if not is_clean(line):
-            await self._refuse_line(line)
-            return
-        verb, _, argument = line[:-2].partition(b" ")
-        method = self.verbs.get(verb.upper())
+            return self._refuse_line(line)
+        name, _, argument = line[:-2].partition(b" ")
+        verb = name.upper()
+        method = self.verbs.get(verb)
         if method is None:
-            self._fault("proxy" if verb == b"PROXY" else "command")
+            self._fault("proxy" if name == b"PROXY" else "command")
             self._complain(answer.SYNTAX)
         elif (
-            self._reception.settings.is_tls_required
-            and not self._is_tls
-            and verb.upper() not in _BEFORE_TLS
+            not self._is_tls
+            and self._reception.settings.is_tls_required
+            and verb not in _BEFORE_TLS
         ):
             self._complain(answer.NEED_TLS)
         else:
-            await self._tried(method(self, line, argument))
-
-    async def _tried(self, work: Awaitable[None]) -> None:
-        """Do it; a bug ends in a reply, and whatever it left half done is undone."""
-        try:
-            await work
-        except GatewayError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a bug of ours; it costs this client a retry
-            self._output.say(_logged(error))
-            await self._relay.close(politely=False)
+            return method(self, line, argument)
+        return None
 
     async def _refuse_line(self, line: bytes) -> None:
         """Answer a line that is too long, or holds what no command may (RFC 5321 section 2.3.8)."""
@@ -276,10 +275,11 @@ class SmtpConnection(SMTP):
 
 def is_clean(line: bytes) -> bool:
     """Say whether a line may be a command."""
+    end = len(line) - 2
     return (
-        len(line) <= COMMAND_OCTETS
-        and line.endswith(b"\r\n")
-        and b"\r" not in line[:-2]
+        end + 2 <= COMMAND_OCTETS
+        and line[end:] == b"\r\n"
+        and line.find(b"\r") == end
         and b"\0" not in line
     )
 

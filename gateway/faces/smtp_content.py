@@ -65,7 +65,9 @@ class SmtpContent:
     async def read(self) -> bytes:
         """Return the next octets (`Content`)."""
         while not self._scanner.is_complete:
-            content = await self._scanned()
+            if not self._input.has_more:
+                await self._input.arrival(self._timeout_s)
+            content = self._scanned()
             if self._scanner.violation:
                 raise ContentRefusedError(self._scanner.violation)
             if self.octets > self._limit_octets:
@@ -83,16 +85,18 @@ class SmtpContent:
         """
         most = 2 * max(self._limit_octets, self.octets)
         while not self._scanner.is_complete:
-            await self._scanned()
+            if not self._input.has_more:
+                await self._input.arrival(self._timeout_s)
+            self._scanned()
             if self.octets > most:
                 raise ClientSilentError("content without end")
 
-    async def _scanned(self) -> bytes:
-        """Take one block; what follows the end goes back for the commands."""
+    def _scanned(self) -> bytes:
+        """Take what has come; what follows the end goes back for the commands."""
         if time.monotonic() > self._deadline:
             raise ClientSilentError("content took too long")
-        content = self._scanner.feed(await self._input.block(self._timeout_s))
+        content = self._scanner.feed(self._input.take_block())
         self.octets += len(content)
-        if self._scanner.is_complete:
+        if self._scanner.is_complete and self._scanner.rest:
             self._input.put_back(self._scanner.rest)
         return content

@@ -34,7 +34,10 @@ class Input:
         "_is_paused",
         "_is_silent",
         "_loop",
+        "_more",
+        "_more_octets",
         "_transport",
+        "_waited_since",
         "_waiter",
         "_watchdog",
         "waited_s",
@@ -48,10 +51,15 @@ class Input:
             flush: called before each wait, so that the client has got what it may wait for itself.
         """
         self.waited_s = 0.0
+        self._waited_since = 0.0
         self._loop = loop
         self._flush = flush
         self._buffer = b""
         self._at = 0
+        # What came while there was something left to take. Joined to it each time, 25 MB would be
+        # copied a hundred times over: half of what such a message cost.
+        self._more: list[bytes] = []
+        self._more_octets = 0
         self._is_ended = False
         self._is_paused = False
         self._is_silent = False
@@ -66,31 +74,31 @@ class Input:
 
     def feed(self, data: bytes) -> None:
         """Take octets from the protocol."""
-        waiting = len(self._buffer) - self._at
-        self._buffer = self._buffer[self._at :] + data if waiting else data
-        self._at = 0
-        self._wake()
-        # Even if somebody waits: the event loop reads on for megabytes before it is their turn, and
-        # each block would copy what came before it (half the CPU time of a message of 25 MB).
-        if waiting + len(data) > _HIGH_WATER_OCTETS and self._transport and not self._is_paused:
-            self._is_paused = True
-            self._transport.pause_reading()
+        if self._buffer:
+            self._more.append(data)
+            self._more_octets += len(data)
+        else:
+            self._buffer = data
+        if self._waiter is not None:
+            self._wake(None)
+        # Even if somebody waits: the event loop reads on for megabytes before it is their turn.
+        if len(self._buffer) - self._at + self._more_octets > _HIGH_WATER_OCTETS:
+            self._hold()
 
     def end(self) -> None:
         """Note that the client will send no more."""
         self._is_ended = True
-        self._wake()
+        self._wake(ClientGoneError("disconnected"))
 
     def close(self) -> None:
         """Let go of the timer."""
-        self._is_ended = True
+        self.end()
         self._watchdog.close()
-        self._wake()
 
     @property
     def has_more(self) -> bool:
         """Say whether octets have come that nobody has taken."""
-        return self._at < len(self._buffer)
+        return bool(self._buffer)
 
     @property
     def is_ended(self) -> bool:
@@ -99,16 +107,25 @@ class Input:
 
     def take_line(self) -> bytes | None:
         """Take a line that has come, with its line end; None if none is whole."""
-        end = self._buffer.find(b"\n", self._at) + 1
-        if end == 0:
-            return None
-        line = self._buffer[self._at : end]
-        self._advance(end)
+        line = self.peek_line()
+        if line is not None:
+            self._take(len(line))
         return line
+
+    def take_block(self) -> bytes:
+        """Take all that has come; ``b""`` if nothing has."""
+        if self._at or self._more:
+            self._gather()
+        taken = self._buffer
+        self._take(len(taken))
+        return taken
 
     def peek_line(self) -> bytes | None:
         """Look at a line that has come, with its line end, and leave it; None if none is whole."""
         end = self._buffer.find(b"\n", self._at) + 1
+        if end == 0 and self._more:
+            self._gather()
+            end = self._buffer.find(b"\n") + 1
         return self._buffer[self._at : end] if end else None
 
     async def line(self, limit_octets: int, timeout_s: float) -> bytes:
@@ -124,10 +141,8 @@ class Input:
         """
         while (line := self.take_line()) is None:
             if len(self._buffer) - self._at > limit_octets:
-                line = self._buffer[self._at :]
-                self._advance(len(self._buffer))
-                return line
-            await self._wait(timeout_s)
+                return self.take_block()
+            await self.arrival(timeout_s)
         return line
 
     async def skip_line(self, limit_octets: int, timeout_s: float) -> bool:
@@ -141,9 +156,8 @@ class Input:
         while skipped <= limit_octets:
             if self.take_line() is not None:
                 return True
-            skipped += len(self._buffer) - self._at
-            self._advance(len(self._buffer))
-            await self._wait(timeout_s)
+            skipped += len(self.take_block())
+            await self.arrival(timeout_s)
         return False
 
     async def block(self, timeout_s: float) -> bytes:
@@ -153,11 +167,9 @@ class Input:
             ClientGoneError: none will come any more.
             ClientSilentError: none came in time.
         """
-        if not self.has_more:
-            await self._wait(timeout_s)
-        block = self._buffer[self._at :] if self._at else self._buffer
-        self._advance(len(self._buffer))
-        return block
+        if not self._buffer:
+            await self.arrival(timeout_s)
+        return self.take_block()
 
     async def exactly(self, octets: int, timeout_s: float) -> bytes:
         """Wait for a number of octets.
@@ -166,59 +178,84 @@ class Input:
             ClientGoneError: fewer will come.
             ClientSilentError: nothing came in time.
         """
-        while len(self._buffer) - self._at < octets:
-            await self._wait(timeout_s)
-        taken = self._buffer[self._at : self._at + octets]
-        self._advance(self._at + octets)
+        while len(self._buffer) - self._at + self._more_octets < octets:
+            await self.arrival(timeout_s)
+        self._gather()
+        taken = self._buffer[:octets]
+        self._take(octets)
         return taken
 
     def put_back(self, octets: bytes) -> None:
         """Return what was taken too much; it comes first."""
         if octets:
-            self._buffer = octets + self._buffer[self._at :]
-            self._at = 0
+            self._gather()
+            self._buffer = octets + self._buffer
 
-    def _advance(self, position: int) -> None:
-        if position >= len(self._buffer):
+    def _gather(self) -> None:
+        """Bring all that has come together, where it must be looked at as a whole."""
+        self._buffer = b"".join((self._buffer[self._at :], *self._more))
+        self._at = self._more_octets = 0
+        self._more.clear()
+
+    def _take(self, octets: int) -> None:
+        """Move on behind what is taken."""
+        self._at += octets
+        if self._at == len(self._buffer):
             self._buffer, self._at = b"", 0
-        else:
-            self._at = position
-        self._go_on()
+            if self._more:
+                self._gather()
+        if self._is_paused:
+            self._go_on()
+
+    def _hold(self) -> None:
+        """Let the transport read no more."""
+        if not self._is_paused and self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
 
     def _go_on(self) -> None:
         """Let the transport read again."""
-        if self._is_paused and self._transport and not self._is_ended:
+        if self._is_paused and self._transport is not None and not self._is_ended:
             self._is_paused = False
             self._transport.resume_reading()
 
-    async def _wait(self, timeout_s: float) -> None:
-        """Sleep until more has come."""
-        if self._is_ended:
-            raise ClientGoneError("disconnected")
-        if self._is_silent:
-            raise ClientSilentError("nothing came in time")
-        self._flush()
-        self._go_on()
-        started = time.monotonic()
-        self._waiter = self._loop.create_future()
-        self._watchdog.arm(timeout_s)
-        had = len(self._buffer) - self._at
-        try:
-            await self._waiter
-        finally:
-            self._watchdog.disarm()
-            self._waiter = None
-            self.waited_s += time.monotonic() - started
-        if len(self._buffer) - self._at > had:
-            return
-        if self._is_silent:
-            raise ClientSilentError("nothing came in time")
-        raise ClientGoneError("disconnected")
+    def arrival(self, timeout_s: float) -> asyncio.Future[None]:
+        """Return what is done when more octets have come; to be awaited at once.
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        A future and not a coroutine, as four times a message somebody waits here.
+
+        Args:
+            timeout_s: how long they may take.
+
+        Returns:
+            Nothing; or `ClientGoneError`, `ClientSilentError`.
+        """
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        if self._is_ended:
+            waiter.set_exception(ClientGoneError("disconnected"))
+        elif self._is_silent:
+            waiter.set_exception(ClientSilentError("nothing came in time"))
+        else:
+            self._flush()
+            if self._is_paused:
+                self._go_on()
+            self._waited_since = time.monotonic()
+            self._waiter = waiter
+            self._watchdog.arm(timeout_s)
+        return waiter
+
+    def _wake(self, error: ClientGoneError | ClientSilentError | None) -> None:
+        """Tell whoever waits."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is None or waiter.done():  # done: whoever waited was cancelled
+            return
+        self._watchdog.disarm()
+        self.waited_s += time.monotonic() - self._waited_since
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
 
     def _fall_silent(self) -> None:
         self._is_silent = True
-        self._wake()
+        self._wake(ClientSilentError("nothing came in time"))
