@@ -196,7 +196,13 @@ def _told(outcome: Outcome) -> Iterator[str]:
     for item in outcome.delivered:
         yield f"to {_short(item.recipient)}" + ("" if item.is_intact else ", ALTERED")
         if item.field:
-            yield _cut(item.field)
+            yield _cut(_abridged(item.field))
+
+
+def _abridged(field: str) -> str:
+    """Leave out of X-Mailonce what is the same in every row."""
+    parts = field.split("; ")
+    return "; ".join(part for part in parts if not part.startswith(("first-seen=", "by=")))
 
 
 def _cut(text: str) -> str:

@@ -59,7 +59,7 @@ def tell(findings: Sequence[Finding], console: Console | None = None) -> None:
         table.add_row(_MARKS[finding.level], finding.check, text)
     console.print(table)
     counted = [sum(finding.level is level for finding in findings) for level in Level]
-    console.print(Text(f"{counted[0]} ok, {counted[1]} warnings, {counted[2]} failures"))
+    console.print(Text(f"ok: {counted[0]}, warnings: {counted[1]}, failures: {counted[2]}"))
 
 
 def as_json(findings: Sequence[Finding]) -> str:

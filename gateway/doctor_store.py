@@ -132,6 +132,10 @@ def _file(path: Path, subject: str) -> Iterator[Finding]:
         text = f"on a network file system ({kind}), which SQLite's write-ahead log cannot use"
         yield fail("store.folder", subject, text, remedy)
         return
+    if kind == "tmpfs":
+        text = "in memory (tmpfs): a reboot forgets what was seen"
+        yield warn("store.folder", subject, text, "put it below /var/lib, on a disk")
+        return
     free = shutil.disk_usage(near).free
     if free < _NO_DISK_OCTETS:
         yield fail("store.folder", subject, f"only {free >> 20} MiB are free", "make room")

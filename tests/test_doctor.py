@@ -293,6 +293,12 @@ def test_a_file_is_not_made_by_looking(tmp_path: Path) -> None:
     assert level(findings(store={"url": url}), "store.folder") is FAIL
 
 
+def test_a_file_in_memory_is_told() -> None:
+    found = findings(store={"url": f"sqlite:///dev/shm/mailonce-{free_port()}/seen.db"})
+    assert level(found, "store.folder") is WARN
+    assert "tmpfs" in text(found, "store.folder")
+
+
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     file = tmp_path / "seen.db"
     file.write_bytes(b"this is no database" * 1000)
@@ -331,7 +337,7 @@ def test_a_gateway_that_runs_is_recognised(gateway: Gateway, sink: Sink) -> None
     assert not sink.transactions
     table = CliRunner().invoke(app, ["doctor", "--config", str(gateway.config_file)])
     assert table.exit_code == 0
-    assert "0 failures" in table.stdout
+    assert "failures: 0" in table.stdout
 
 
 @pytest.mark.parametrize(
