@@ -21,7 +21,10 @@ from gateway.core.fingerprint import Fingerprinter
 from gateway.core.policy import examine
 from gateway.scan_message import MAX_SECTION_OCTETS, Message, messages
 from gateway.scan_source import Chunk
-from tests.support.letter import letter
+from tests.support.client import deliver
+from tests.support.gateway import running_gateway, settings_for
+from tests.support.letter import DATE, fresh_id, letter
+from tests.support.sink import Sink
 
 PROJECT = Path(__file__).parents[1]
 LINE = b"From a@example.org Tue Nov 24 12:00:00 2026\n"
@@ -113,6 +116,26 @@ def test_what_each_match_would_do_is_what_the_gateway_decides(tmp_path: Path) ->
             "other_content": 1,
         },
     }
+
+
+@pytest.mark.parametrize("match", ["content", "message-id"])
+def test_the_gateway_does_what_was_foretold(tmp_path: Path, match: str) -> None:
+    chance = random.Random(match)
+    ids = [fresh_id(), fresh_id(), "x", "<broken@host", None]
+    contents = [
+        letter(
+            chance.choice(ids), b"%d\r\n" % chance.randrange(3), date=chance.choice([DATE, None])
+        )
+        for _ in range(60)
+    ]
+    foretold = scanned(mbox(tmp_path / "box", *contents))["choices"][match]
+    settings = {"dedup.action": "drop", "dedup.match": match}
+    with Sink() as sink, running_gateway({**settings_for(sink.port), **settings}) as gateway:
+        for content in contents:
+            assert deliver(gateway.port, "a@sender.test", ["b@here.test"], content).is_accepted
+        for action in ("dropped", "tagged", "relayed"):
+            gateway.wait_for_metric(foretold[action], "mailonce_messages_total", action=action)
+    assert all(foretold[action] for action in ("dropped", "tagged", "relayed"))
 
 
 def test_senders_are_blamed(tmp_path: Path) -> None:
