@@ -157,8 +157,9 @@ class Screening:
                 None if policy.mode is Mode.BYPASS else unique_id
                 for policy, unique_id in zip(chosen, unique_ids, strict=True)
             ]
+        wanted = [key for key in keys if key is not None]
         sightings = await self._ask(
-            list(dict.fromkeys([key for key in keys if key is not None])), token
+            wanted if len(wanted) == 1 else list(dict.fromkeys(wanted)), token
         )
         # Made at once: a new value per step costs more than the steps, message after message.
         candidates = [
@@ -197,18 +198,21 @@ class Screening:
     def decide(self, screened: Screened) -> tuple[Decision, ...]:
         """Decide over each recipient's copy; one that must be deferred defers them all."""
         young_since_s = self._now() - self._settings.provisional_s
+        form = screened.examination.message_id.form
         decisions = tuple(
-            decide(
-                candidate.policy,
-                screened.examination.message_id.form,
-                candidate.sighting,
-                is_same_content=candidate.is_same_content,
-                is_young=candidate.sighting is not None
-                and candidate.sighting.provisional_at_s > young_since_s,
-            )
-            for candidate in screened.candidates
+            [
+                decide(
+                    candidate.policy,
+                    form,
+                    candidate.sighting,
+                    is_same_content=candidate.is_same_content,
+                    is_young=candidate.sighting is not None
+                    and candidate.sighting.provisional_at_s > young_since_s,
+                )
+                for candidate in screened.candidates
+            ]
         )
-        if any(self._defers(c, d) for c, d in zip(screened.candidates, decisions, strict=True)):
+        if True in map(self._defers, screened.candidates, decisions):
             return tuple(Decision(decision.verdict, Action.DEFERRED) for decision in decisions)
         return decisions
 
@@ -243,7 +247,7 @@ class Screening:
             is_retry_due: whether the client was told that it failed, whoever has got a copy: then
                 all of the message will come again.
         """
-        records, keys = [], []
+        records, keys, claimed_at_s = [], [], int(screened.claimed_at_s)
         for candidate, decision, reply in zip(screened.candidates, decisions, replies, strict=True):
             if candidate.key is None:
                 continue
@@ -253,12 +257,14 @@ class Screening:
                 since_s = _provisional_at_s(
                     candidate, screened, is_accepted=is_accepted, is_known=is_outcome_known
                 )
-                record = self._record(candidate, candidate.key, screened, fingerprint, since_s)
+                sealed = self._sealer.fingerprint(candidate.key, fingerprint)
+                record = _record(
+                    candidate, candidate.key, sealed, queue_id_of(reply), claimed_at_s, since_s
+                )
                 if is_retry_due or _was_retry_due(candidate):
-                    sealed = self._sealer.fingerprint(candidate.key, fingerprint)
                     is_here = is_accepted or candidate.is_same_content
                     record = _awaited(record, candidate, sealed, is_due=is_retry_due and is_here)
-                records.append(record if record.note else replace(record, note=queue_id_of(reply)))
+                records.append(record)
             elif settlement.is_released:
                 keys.append(candidate.key)
         with suppress(TrackingListError):  # it counts that itself; the client's reply stands
@@ -360,36 +366,29 @@ class Screening:
             is_list_down and self._settings.defers_unchecked
         )
 
-    def _record(
-        self,
-        candidate: Candidate,
-        key: UniqueId,
-        screened: Screened,
-        fingerprint: bytes,
-        provisional_at_s: int,
-    ) -> Record:
-        """Return what the list shall remember of an accepted, or once more seen, copy."""
-        earlier = candidate.sighting
-        window_s = candidate.policy.window_s
-        if earlier is not None and earlier.sight is Sight.SEEN and not _is_collision(candidate):
-            return Record(
-                key,
-                earlier.first_seen_s,
-                earlier.fingerprint,
-                earlier.copies + 1,
-                window_s,
-                earlier.note,
-                provisional_at_s,
-            )
-        sealed = self._sealer.fingerprint(key, fingerprint)
-        return Record(
-            key,
-            int(screened.claimed_at_s),
-            sealed,
-            1,
-            window_s,
-            provisional_at_s=provisional_at_s,
-        )
+
+def _record(
+    candidate: Candidate,
+    key: UniqueId,
+    sealed: bytes,
+    queue_id: bytes,
+    claimed_at_s: int,
+    provisional_at_s: int,
+) -> Record:
+    """Return what the list shall remember of an accepted, or once more seen, copy."""
+    earlier = candidate.sighting
+    window_s = candidate.policy.window_s
+    if earlier is None or earlier.sight is not Sight.SEEN or _is_collision(candidate):
+        return Record(key, claimed_at_s, sealed, 1, window_s, queue_id, provisional_at_s)
+    return Record(
+        key,
+        earlier.first_seen_s,
+        earlier.fingerprint,
+        earlier.copies + 1,
+        window_s,
+        earlier.note or queue_id,
+        provisional_at_s,
+    )
 
 
 def _provisional_at_s(

@@ -49,11 +49,13 @@ def conclude(
     """
     # A copy that should have been relayed and of which nothing was heard counts as lost.
     by_recipient = tuple(
-        replies.get(index, answer.LOST if decision.action in _RELAYING else None)
-        for index, decision in enumerate(decisions)
+        [
+            replies.get(index, answer.LOST if decision.action in _RELAYING else None)
+            for index, decision in enumerate(decisions)
+        ]
     )
     ended = tuple(
-        _ended(decision, reply) for decision, reply in zip(decisions, by_recipient, strict=True)
+        [_ended(decision, reply) for decision, reply in zip(decisions, by_recipient, strict=True)]
     )
     said = [reply for reply in by_recipient if reply is not None]
     told = _told(decisions, said, is_per_recipient=is_per_recipient)
@@ -79,11 +81,13 @@ def worst(replies: Sequence[Reply]) -> Reply:
 
 
 def _told(decisions: Sequence[Decision], said: Sequence[Reply], *, is_per_recipient: bool) -> Reply:
-    if any(decision.action is Action.DEFERRED for decision in decisions):
+    if Action.DEFERRED in [decision.action for decision in decisions]:
         is_in_flight = any(decision.verdict is Verdict.IN_FLIGHT for decision in decisions)
         return answer.IN_FLIGHT if is_in_flight else answer.UNCHECKED
     if not said:
         return answer.DUPLICATE
+    if len(said) == 1:
+        return said[0]
     has_both = any(reply.is_accepted for reply in said) and not all(r.is_accepted for r in said)
     return answer.MIXED if is_per_recipient and has_both else worst(said)
 

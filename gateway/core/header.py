@@ -17,7 +17,6 @@ from dataclasses import dataclass
 _FIELD = re.compile(rb"([!-9;-~\x80-\xff]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)\n?")
 # Seen in practice: mbox "From " lines sent along before the header; servers take them for fields.
 _MBOX_LINES = re.compile(rb"(?:>*From [^\n]*\n)*")
-_LINE_END = re.compile(rb"\r?\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +64,26 @@ def select(
         Fields by name, in order, every name a key; and the stray octets behind the last field,
         which a server takes for the beginning of the body.
     """
-    found: dict[bytes, list[Field]] = {name: [] for name in names}
+    none: Sequence[Field] = ()
+    found: dict[bytes, Sequence[Field]] = dict.fromkeys(names, none)
     position = start_of_fields(section)
     while match := _FIELD.match(section, position):
         start, position = position, match.end()
         # Most fields are not wanted, and making a value of each would cost more than finding it.
-        values = found.get(match[1].lower())
+        name = match[1].lower()
+        values = found.get(name)
         if values is not None:
-            values.append(Field(match[2], start, position))
+            field = Field(match[2], start, position)
+            if isinstance(values, list):
+                values.append(field)
+            else:
+                found[name] = [field]
     return found, section[position:]
 
 
 def unfolded(body: bytes) -> bytes:
     """Return a field body without line ends and outer blanks (RFC 5322 section 2.2.3)."""
-    return _LINE_END.sub(b"", body).strip(b" \t\r\n")
+    return body.replace(b"\r\n", b"").replace(b"\n", b"").strip(b" \t\r\n")
 
 
 def collapsed(body: bytes) -> bytes:

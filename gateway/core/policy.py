@@ -173,6 +173,7 @@ def examine(section: bytes, *, is_whole: bool = True) -> Examination:
     ids = found[b"message-id"]
     date = found[b"date"]
     list_id = found[b"list-id"]
+    signatures = [field.body for name in _SIGNATURES for field in found[name]]
     return Examination(
         message_id=message_id_of([field.body for field in ids]),
         message_id_fields=tuple(ids),
@@ -180,9 +181,9 @@ def examine(section: bytes, *, is_whole: bool = True) -> Examination:
         resent=_resent(found[b"resent-message-id"], found[b"resent-from"], found[b"resent-date"]),
         date=(unfolded(date[0].body) or None) if date else None,
         identifying=tuple(
-            tuple(collapsed(field.body) for field in found[name]) for name in IDENTIFYING_FIELDS
+            [tuple([collapsed(f.body) for f in found[name]]) for name in IDENTIFYING_FIELDS]
         ),
-        is_id_signed=any(_signs_message_id(f.body) for name in _SIGNATURES for f in found[name]),
+        is_id_signed=any(map(_signs_message_id, signatures)),
         hops=len(found[b"received"]),
         forged=tuple(forged),
         stray=stray,
@@ -238,7 +239,7 @@ def decide(
     if sighting is None:
         return Decision(Verdict.UNCHECKED, _tagged(policy))
     if sighting.sight is Sight.NEW:
-        return Decision(Verdict.NEW, Action.RELAYED)
+        return _NEW
     if sighting.sight is Sight.IN_FLIGHT:
         return Decision(Verdict.IN_FLIGHT, Action.DEFERRED)
     if is_same_content or _is_id_enough(policy, form):
@@ -266,7 +267,7 @@ def settle(decision: Decision, *, is_accepted: bool) -> Settlement:
     if decision.verdict is Verdict.BYPASSED:
         return Settlement()
     if decision.action is Action.DROPPED or is_accepted:
-        return Settlement(is_confirmed=True)
+        return _CONFIRMED
     return Settlement(
         is_released=decision.verdict in (Verdict.NEW, Verdict.COLLISION, Verdict.UNCHECKED)
     )
@@ -274,12 +275,16 @@ def settle(decision: Decision, *, is_accepted: bool) -> Settlement:
 
 def summary(decisions: Sequence[Decision]) -> Decision:
     """Return the decision over a whole message: `PARTIAL` if the verdicts of recipients differ."""
+    if len(decisions) == 1:
+        return decisions[0]
     verdicts = {decision.verdict for decision in decisions}
     actions = {decision.action for decision in decisions}
     verdict = verdicts.pop() if len(verdicts) == 1 else Verdict.PARTIAL
     return Decision(verdict, next(action for action in _LOUDEST_FIRST if action in actions))
 
 
+_NEW = Decision(Verdict.NEW, Action.RELAYED)
+_CONFIRMED = Settlement(is_confirmed=True)
 _LOUDEST_FIRST = (
     Action.DEFERRED,
     Action.REJECTED,

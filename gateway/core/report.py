@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from gateway.core.answer import DUPLICATE
@@ -144,7 +145,13 @@ def queue_id_of(answer: Reply | None) -> bytes:
     """Return the queue id in an accepting reply, or ``b""``."""
     if answer is None or not answer.is_accepted:
         return b""
-    match = _QUEUE_ID.search(answer.wire)
+    return _queue_id_in(answer.wire)
+
+
+@lru_cache(maxsize=64)
+def _queue_id_in(wire: bytes) -> bytes:
+    """Find the queue id in a reply; log, list and journal ask for the same one, one by one."""
+    match = _QUEUE_ID.search(wire)
     return match[1] if match else b""
 
 

@@ -81,7 +81,7 @@ class Sealer:
                 RECIPIENT_OCTETS, b"variant", message, identity.list_id, identity.resent
             )
         return tuple(
-            UniqueId(message, self.recipient(message, path), variant) for path in forward_paths
+            [UniqueId(message, self.recipient(message, path), variant) for path in forward_paths]
         )
 
     def fingerprint(self, unique_id: UniqueId, fingerprint: bytes) -> bytes:
@@ -96,7 +96,5 @@ class Sealer:
         return replace(unique_id, variant=variant)
 
     def _digest(self, octets: int, purpose: bytes, *parts: bytes) -> bytes:
-        digest = hashlib.blake2b(digest_size=octets, key=self._key, person=purpose)
-        for part in parts:
-            digest.update(b"%d:%b" % (len(part), part))
-        return digest.digest()
+        told = b"".join([b"%d:%b" % (len(part), part) for part in parts])
+        return hashlib.blake2b(told, digest_size=octets, key=self._key, person=purpose).digest()
