@@ -31,6 +31,7 @@ _BATCH_COMMANDS = 1000
 _DIAL_BUDGET_S = 3.0
 # When a timer is late the replies may have come meanwhile: uvloop runs timers before it reads.
 _GRACE_S = 0.002
+_CLOSED = "connection closed by the server"
 # The server has become a replica, or comes up only now: another one is right, or this one later.
 _WRONG_SERVER = ("READONLY", "LOADING", "MASTERDOWN")
 
@@ -173,12 +174,16 @@ class Batcher:
                 wire = await self._dial()
         except TimeoutError as error:
             self._fail(TrackingListTimeoutError(self._reason("no connection in time")), error)
-        except (OSError, RefusedError, TrackingListError) as error:
+        except (OSError, ValueError, RefusedError, TrackingListError) as error:
+            # ValueError: what stands for a host is no name of one.
             self._fail(TrackingListError(self._reason(error)), error)
         else:
-            self._wire, self._is_new = wire, True
-            wire.on_replies, wire.on_lost = self._take, self._lost
-            self._flush()
+            if wire.is_open:
+                self._wire, self._is_new = wire, True
+                wire.on_replies, wire.on_lost = self._take, self._lost
+                self._flush()
+            else:
+                self._fail(TrackingListError(self._reason(_CLOSED)))
         finally:
             self._dialling = None
 
@@ -187,7 +192,7 @@ class Batcher:
         self._wire = None
         sent, self._sent = self._sent, []
         self._replies = []
-        reason = TrackingListError(self._reason(error or "connection closed by the server"))
+        reason = TrackingListError(self._reason(error or _CLOSED))
         _fail(sent, reason, error)
         if self._waiting:
             self._connect()

@@ -69,6 +69,11 @@ class Wire(asyncio.Protocol):
         self.on_replies: Callable[[list[object]], None] = _unheard
         self.on_lost: Callable[[Exception | None], None] = _unheard
 
+    @property
+    def is_open(self) -> bool:
+        """Say whether the connection has not ended yet."""
+        return self._transport is not None
+
     def send(self, commands: Sequence[Command]) -> None:
         """Write commands at once; never waits, since callers wait for replies anyway."""
         if self._transport is not None:

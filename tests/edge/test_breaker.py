@@ -123,6 +123,22 @@ async def test_p4_after_a_failure_nobody_asks_for_a_while(
     assert not world.breaker.is_up
 
 
+async def test_p4_any_operation_that_fails_opens_it(world: World) -> None:
+    world.behind.failure = TrackingListTimeoutError("x")
+    calls: Sequence[tuple[str, Callable[[], Awaitable[object]]]] = (
+        ("claim", world.claim),
+        ("confirm", lambda: world.breaker.confirm([record_of(some_id())])),
+        ("release", lambda: world.breaker.release([some_id()], some_token())),
+    )
+    for operation, call in calls:
+        with pytest.raises(TrackingListTimeoutError):
+            await call()
+        assert world.observed[-1] == (operation, "timeout")
+        with pytest.raises(TrackingListError, match="not asked"):
+            await world.claim()
+        world.now += PERIOD_S
+
+
 async def test_p4_one_call_a_period_tries(world: World) -> None:
     world.behind.failure = TrackingListError("x")
     for period in range(1, 4):

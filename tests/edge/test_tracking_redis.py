@@ -391,6 +391,39 @@ async def test_a_worker_that_slept_beats_before_it_claims(redis: RedisServer, op
     assert await claimed(other, key, some_token()) == IN_FLIGHT
 
 
+async def test_the_heart_goes_on_after_redis_was_away(redis: RedisServer, opened: Open) -> None:
+    tracking_list = opened(redis.url, beat_ttl_s=0.6)
+    await claimed(tracking_list, some_id(), some_token())
+    redis.pause()
+    await asyncio.sleep(1.0)  # two beats are missed
+    redis.resume()
+
+    async def beats() -> bool:
+        return bool(redis.ask("KEYS", "mo:w:*"))
+
+    await eventually(beats)
+
+
+async def test_a_trail_is_read_page_by_page(redis: RedisServer, opened: Open) -> None:
+    tracking_list = opened(redis.url)
+    for start in range(0, 1400, 200):
+        entries = [entry_of("x@a.example", recipient=str(i)) for i in range(start, start + 200)]
+        await tracking_list.release([], some_token(), entries)
+    trail = await tracking_list.trail(b"x@a.example", 1250)
+    assert [entry.recipient for entry in trail] == [str(i) for i in range(150, 1400)]
+
+
+async def test_keys_and_entries_of_others_are_passed_over(redis: RedisServer, opened: Open) -> None:
+    tracking_list, key = opened(redis.url), some_id()
+    await tracking_list.confirm([record_of(key)], [entry_of()])
+    for tail in (b"short", b"!" * 11, b"x" * 12, b"A" * 22 + b"="):
+        redis.ask("SET", layout.pattern_of(key.message)[:-1] + tail, b"S")
+    for field, value in (("e", "no JSON"), ("e", '{"at_s": 1}'), ("x", "y")):
+        redis.ask("XADD", "mo:j", "*", field, value)
+    assert [unique_id for unique_id, _ in await tracking_list.known(key.message)] == [key]
+    assert list(await tracking_list.latest(10)) == [entry_of()]
+
+
 async def test_p8_every_key_has_an_end(redis: RedisServer, opened: Open) -> None:
     tracking_list, key, token = opened(redis.url), some_id(), some_token()
     await tracking_list.claim([key, some_id(key.message)], token, LEASE_S)
