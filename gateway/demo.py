@@ -9,100 +9,32 @@ cannot be used.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import shutil
 import smtplib
 import socket
-import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from gateway import wiring
 from gateway.config import Config, load
 from gateway.config_place import host_port
-from gateway.demo_letter import CAROL, Letter, counted, letters
-from gateway.demo_post import Outcome, Post
-from gateway.errors import ConfigError, GatewayError
+from gateway.demo_letter import counted, letters
+from gateway.demo_page import console_of_stdout, tell_counts, tell_end, tell_outcomes, tell_where
+from gateway.demo_place import HOST, HOSTNAME, Place, configured, folder_at, logging_to, place_in
+from gateway.demo_post import Post
+from gateway.errors import GatewayError
 from gateway.service import Service
 
-_HOST = "127.0.0.1"
-_SMTP_PORT = 2525
-_HTTP_PORT = 9125
-_HOSTNAME = "demo.mailonce.example"
 _START_S = 20.0
 _SETTLE_S = 3.0
 _PAUSE_S = 0.05
-_WIDTH = 132
-_TEXT_WIDTH = 42
-_CONFIG = """\
-# Written by `mailonce demo`. The other commands understand it too.
-hostname = "{hostname}"
-
-[listen]
-smtp = ["{smtp}"]
-http = "{http}"
-
-[downstream]
-servers = ["maildir://{folder}/Maildir"]
-
-[store]
-url = "sqlite://{folder}/seen.db"
-secret = "{secret}"
-
-[dedup]
-action = "drop"
-in_flight_wait = "200ms"
-
-[journal]
-keep = "all"
-
-[[policy]]
-recipients = ["{carol}"]
-action = "tag"
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where everything of a demo is.
-
-    Attributes:
-        folder: absolute.
-        smtp_port: on loopback.
-        http_port: on loopback.
-    """
-
-    folder: Path
-    smtp_port: int
-    http_port: int
-
-    @property
-    def config_file(self) -> Path:
-        """The configuration, for the other commands."""
-        return self.folder / "demo.toml"
-
-    @property
-    def log_file(self) -> Path:
-        """What the gateway logs."""
-        return self.folder / "mailonce.log"
-
-    @property
-    def maildir(self) -> Path:
-        """What was delivered."""
-        return self.folder / "Maildir"
 
 
 def run(folder: Path | None, *, is_once: bool, console: Console | None = None) -> bool:
@@ -119,11 +51,11 @@ def run(folder: Path | None, *, is_once: bool, console: Console | None = None) -
     Raises:
         ConfigError: the folder, or an address, cannot be used.
     """
-    console = console or _console()
-    with _folder(folder) as absolute:
-        place = Place(absolute, _port(_SMTP_PORT), _port(_HTTP_PORT))
-        config = _written(place)
-        with _logging_to(place.log_file):
+    console = console or console_of_stdout()
+    with folder_at(folder) as absolute:
+        place = place_in(absolute)
+        config = configured(place)
+        with logging_to(place.log_file):
             return uvloop.run(_show(place, config, console, is_once=is_once))
 
 
@@ -138,7 +70,7 @@ async def _show(place: Place, config: Config, console: Console, *, is_once: bool
         if showing.done():
             is_right = showing.result()
             if not is_once:
-                _tell_where(place, console)
+                tell_where(place, console)
                 await serving
     except (OSError, smtplib.SMTPException, GatewayError) as error:
         console.print(Text(f"The gateway did not answer as a server does: {error}", style="red"))
@@ -155,85 +87,38 @@ async def _sent(place: Place, config: Config, console: Console) -> bool:
     history = wiring.store_of(config)
     try:
         await asyncio.to_thread(_await_banner, place.smtp_port)
-        post = Post(_HOST, place.smtp_port, place.maildir, history)
+        post = Post(HOST, place.smtp_port, place.maildir, history)
         await post.prepare()
-        sent = letters(secrets.token_hex(4), _HOSTNAME)
+        sent = letters(secrets.token_hex(4), HOSTNAME)
         outcomes = [outcome for letter in sent for outcome in await post.send(letter)]
     finally:
         await history.close()
-    console.print(_table(outcomes))
-    is_counted = await asyncio.to_thread(_tell_metrics, place.http_port, sent, console)
+    tell_outcomes(outcomes, console)
+    expected = counted(sent)
+    found, problem = await asyncio.to_thread(_settled, place.http_port, expected)
+    is_counted = found == expected
+    tell_counts(found, problem, console, is_right=is_counted)
     is_right = is_counted and all(outcome.is_as_expected for outcome in outcomes)
-    verdict = Text("All of it is as it should be.", style="green")
-    if not is_right:
-        verdict = Text("Something is not as it should be: see the rows marked ✗.", style="bold red")
-    console.print(verdict)
+    tell_end(console, is_right=is_right)
     return is_right
 
 
-def _table(outcomes: Sequence[Outcome]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="What became of each message", title_justify="left")
-    table.add_column("", no_wrap=True)
-    for heading in ("sent", "for", "expected", "reply", "verdict, action", "delivered, and added"):
-        table.add_column(heading, overflow="fold")
-    for outcome in outcomes:
-        expected = outcome.letter.expected
-        is_right = outcome.is_as_expected
-        table.add_row(
-            Text("✓", style="green") if is_right else Text("✗", style="bold red"),
-            Text(outcome.letter.title),
-            Text("\n".join(_short(recipient) for recipient in outcome.letter.recipients)),
-            Text(f"{expected.code}, {_copies(len(expected.delivered))}"),
-            Text(_cut(f"{outcome.code} {outcome.reply}"), style="dim"),
-            Text("\n".join(f"{made.verdict}, {made.action}" for _, made in outcome.decisions)),
-            Text("\n".join(_told(outcome)) or "nothing"),
-        )
-    return table
+def _settled(port: int, expected: Counter[tuple[str, str]]) -> tuple[Counter[tuple[str, str]], str]:
+    """Wait for ``/metrics`` to count what is expected, for a moment: it may lag behind a reply.
 
-
-def _told(outcome: Outcome) -> Iterator[str]:
-    """Say what is in the Maildir."""
-    for item in outcome.delivered:
-        yield f"to {_short(item.recipient)}" + ("" if item.is_intact else ", ALTERED")
-        if item.field:
-            yield _cut(_abridged(item.field))
-
-
-def _abridged(field: str) -> str:
-    """Leave out of X-Mailonce what is the same in every row."""
-    parts = field.split("; ")
-    return "; ".join(part for part in parts if not part.startswith(("first-seen=", "by=")))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _TEXT_WIDTH else f"{text[: _TEXT_WIDTH - 1]}…"
-
-
-def _copies(number: int) -> str:
-    return {0: "no copy", 1: "1 copy"}.get(number, f"{number} copies")
-
-
-def _short(address: str) -> str:
-    return address.partition("@")[0]
-
-
-def _tell_metrics(port: int, sent: Sequence[Letter], console: Console) -> bool:
-    """Print what ``/metrics`` counts, and say whether it is what was sent."""
-    expected, found = counted(sent), Counter[tuple[str, str]]()
-    problem = ""
+    Returns:
+        What it counts in the end, and why it does not answer, ``""`` if it does.
+    """
+    found, problem = Counter[tuple[str, str]](), ""
     for _ in range(int(_SETTLE_S / _PAUSE_S)):
         try:
             found, problem = _counted_messages(port), ""
         except OSError as error:
-            problem = f"/metrics does not answer: {error}"
+            problem = f"it does not answer: {error}"
         if found == expected:
             break
         time.sleep(_PAUSE_S)
-    is_right = found == expected
-    parts = [f"{number} {verdict}, {action}" for (verdict, action), number in sorted(found.items())]
-    mark = Text("✓ ", style="green") if is_right else Text("✗ ", style="bold red")
-    console.print(mark + Text(f"/metrics counts: {problem or '; '.join(parts) or 'nothing'}\n"))
-    return is_right
+    return found, problem
 
 
 def _counted_messages(port: int) -> Counter[tuple[str, str]]:
@@ -242,7 +127,7 @@ def _counted_messages(port: int) -> Counter[tuple[str, str]]:
     Raises:
         OSError: it does not answer.
     """
-    url = f"http://{host_port(_HOST, port)}/metrics"
+    url = f"http://{host_port(HOST, port)}/metrics"
     with urllib.request.urlopen(url, timeout=_SETTLE_S) as answer:
         text = answer.read().decode()
     return Counter(
@@ -255,101 +140,6 @@ def _counted_messages(port: int) -> Counter[tuple[str, str]]:
     )
 
 
-def _tell_where(place: Place, console: Console) -> None:
-    """Print where to look while it serves."""
-    smtp = host_port(_HOST, place.smtp_port)
-    web = f"http://{host_port(_HOST, place.http_port)}"
-    table = Table(
-        box=None, show_header=False, title="\nStill serving, until Ctrl-C", title_justify="left"
-    )
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, where in (
-        ("SMTP", f"{smtp}   (any recipient; {CAROL} gets duplicates tagged)"),
-        ("console", f"{web}/"),
-        ("metrics", f"{web}/metrics"),
-        ("delivered", f"{place.maildir}/new"),
-        ("log", str(place.log_file)),
-        ("one message", f"mailonce trace MESSAGE-ID --config {place.config_file}"),
-    ):
-        table.add_row(name, Text(where))
-    console.print(table)
-
-
-def _console() -> Console:
-    """Return a console for standard output; a pipe or file has no width, so it gets one."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
-
-
-@contextmanager
-def _folder(wanted: Path | None) -> Iterator[Path]:
-    """Have a folder to keep everything in."""
-    if wanted is not None:
-        try:
-            wanted.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError((f"{wanted}: cannot be made: {error.strerror}",)) from error
-        yield wanted.resolve()
-        return
-    path = Path(tempfile.mkdtemp(prefix="mailonce-demo-"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _written(place: Place) -> Config:
-    """Write the configuration and read it, as `serve` would."""
-    text = _CONFIG.format(
-        hostname=_HOSTNAME,
-        smtp=host_port(_HOST, place.smtp_port),
-        http=host_port(_HOST, place.http_port),
-        folder=place.folder,
-        secret=_kept_secret(place),
-        carol=CAROL,
-    )
-    try:
-        place.config_file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        problem = f"{place.config_file}: cannot be written: {error.strerror}"
-        raise ConfigError((problem,)) from error
-    return load(place.config_file)
-
-
-def _kept_secret(place: Place) -> str:
-    """Return the secret of an earlier run in the same folder, or a new one."""
-    if place.config_file.exists():
-        with suppress(ConfigError):
-            return load(place.config_file).store.secret.get_secret_value()
-    return secrets.token_hex(16)
-
-
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Have all that is written to standard error, by us and by the workers, go to a file."""
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    except OSError as error:
-        raise ConfigError((f"{path}: cannot be written: {error.strerror}",)) from error
-    terminal = os.dup(2)
-    os.dup2(file, 2)
-    os.close(file)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-
-
-def _port(wanted: int) -> int:
-    """Return a loopback port that is free: the one wanted, if it is."""
-    for port in (wanted, 0):
-        with suppress(OSError), socket.create_server((_HOST, port)) as listener:
-            return int(listener.getsockname()[1])
-    raise ConfigError((f"listen.smtp: no port is free on {_HOST}",))
-
-
 def _await_banner(port: int) -> None:
     """Wait until the gateway greets its clients.
 
@@ -359,7 +149,7 @@ def _await_banner(port: int) -> None:
     give_up_at = time.monotonic() + _START_S
     while True:
         try:
-            with socket.create_connection((_HOST, port), timeout=_START_S) as connection:
+            with socket.create_connection((HOST, port), timeout=_START_S) as connection:
                 connection.recv(1)
         except ConnectionRefusedError:
             if time.monotonic() > give_up_at:

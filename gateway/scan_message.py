@@ -92,37 +92,37 @@ class _Reading:
             length = header_length(self._head, searched)
             if length is None and len(self._head) <= MAX_SECTION_OCTETS:
                 return
-            octets = self._begin(length)
+            self._examination, octets = self._begun(length)
         if b">From " in octets:
             octets = _QUOTED_FROM.sub(b"From ", octets)
         self._fingerprinter.update(octets)
 
     def finished(self) -> Message:
         """Return the message once all of it has been read."""
-        if self._examination is None:
-            self._begin(len(self._head))
-        assert self._examination is not None  # noqa: S101 - `_begin` has just set it
+        examination = self._examination
+        if examination is None:
+            examination, _ = self._begun(len(self._head))
         return Message(
             self._place,
-            self._examination,
+            examination,
             self._fingerprinter.digest(),
-            _sender(self._examination),
+            _sender(examination),
             self._recipient,
             self._octets,
         )
 
-    def _begin(self, length: int | None) -> bytes:
-        """Examine the header section, and return what follows it."""
+    def _begun(self, length: int | None) -> tuple[Examination, bytes]:
+        """Examine the header section; return that and what follows it."""
         is_whole = length is not None and length <= MAX_SECTION_OCTETS
         if not is_whole:
             length = self._head.rfind(b"\n", 0, MAX_SECTION_OCTETS) + 1 or MAX_SECTION_OCTETS
         section, rest = self._head[:length], self._head[length:]
-        self._examination = examine(section, is_whole=is_whole)
-        self._fingerprinter = Fingerprinter(self._examination.identifying)
-        self._fingerprinter.update(self._examination.stray)
+        examination = examine(section, is_whole=is_whole)
+        self._fingerprinter = Fingerprinter(examination.identifying)
+        self._fingerprinter.update(examination.stray)
         self._recipient = _delivered_to(section)
         self._head = b""
-        return rest
+        return examination, rest
 
 
 def _sender(examination: Examination) -> str:
