@@ -1,0 +1,61 @@
+"""P4 in seconds: how long messages wait for a list that is down, or that hangs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.edge.breaker import PERIOD_S
+from tests.support.client import Client, deliver_over
+from tests.support.gateway import running_gateway, settings_for
+from tests.support.letter import fresh_id, letter
+from tests.support.redis import RedisServer, redis_server
+from tests.support.sink import Sink
+
+TIMEOUT_S = 1.0
+PERIODS = 2.5
+# Of this machine, which may be busy: far from the time-out on either side.
+SLACK_S = 0.5
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["down", "stalled"])
+def test_p4_one_message_waits_once_per_breaker_period(server: RedisServer, fault: str) -> None:
+    with Sink(keeps_content=False) as sink:
+        settings = {
+            **settings_for(sink.port),
+            "store.url": server.url,
+            "store.timeout": f"{TIMEOUT_S:g}s",
+        }
+        with running_gateway(settings) as gateway, Client(gateway.port) as client:
+            client.greet()
+            usual_s = max(_sent(client) for _ in range(20))
+            assert usual_s < SLACK_S
+            server.kill() if fault == "down" else server.pause()
+            waits_s = []
+            end = time.monotonic() + PERIODS * PERIOD_S
+            while time.monotonic() < end:
+                waits_s.append(_sent(client))
+            if fault == "stalled":
+                server.resume()
+    slow_s = [wait_s for wait_s in waits_s if wait_s > SLACK_S]
+    print(f"{fault}: {len(waits_s)} messages, {[round(wait_s, 2) for wait_s in slow_s]} s waited")
+    assert max(waits_s) < TIMEOUT_S + SLACK_S
+    # A server that is gone refuses at once; one that hangs is tried once in each period.
+    assert len(slow_s) <= (PERIODS + 1 if fault == "stalled" else 0)
+    assert len(waits_s) > 100
+
+
+def _sent(client: Client) -> float:
+    """Send a new message; return how long it took."""
+    delivery = deliver_over(client, "a@sender.test", ["x@example.org"], letter(fresh_id()))
+    assert delivery.is_accepted, delivery
+    return delivery.took_s
