@@ -100,14 +100,17 @@ class Hop:
         """Note that the transaction has served: an RSET goes out with whatever comes next."""
         self._is_reset_due = True
 
-    async def ask(self, lines: Sequence[bytes]) -> Sequence[Reply]:
+    def ask(self, lines: Sequence[bytes]) -> Awaitable[Sequence[Reply]]:
         """Exchange commands, behind an RSET if the last transaction was left open.
 
         Raises:
             LostError: the session is over.
         """
         if not self._is_reset_due:
-            return await self._downstream.exchange(lines)
+            return self._downstream.exchange(lines)
+        return self._ask_behind_reset(lines)
+
+    async def _ask_behind_reset(self, lines: Sequence[bytes]) -> Sequence[Reply]:
         self._is_reset_due = False
         return (await self._downstream.exchange([_RSET, *lines]))[1:]
 
@@ -149,7 +152,7 @@ class Hop:
             members: indexes of the recipients of this edition.
             section: header section, dots unstuffed.
             blocks: the rest, in wire form.
-            pulse: called after each block, however long the content flows.
+            pulse: called after each block, however long the content flows, and before the dot.
 
         Returns:
             The last word on each member, by index.
@@ -170,8 +173,10 @@ class Hop:
             return replies | dict.fromkeys(seats, refusal(go_ahead))
         self._is_content_begun = True
         await self._downstream.write(stuffed(section))
-        while block := await blocks.read():
+        block = await blocks.read()
+        while block:
             await self._downstream.write(block)
+            block = await blocks.read()
             await pulse()
         finals = await self._downstream.finish(len(seats))
         self._is_content_begun = False

@@ -11,27 +11,28 @@ Fails with `ClientError` if the client breaks off, after everything was undone.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from gateway.account import Passage, completed, refused
 from gateway.core import answer
-from gateway.core.conclusion import Conclusion, conclude
-from gateway.core.edition import Edition, EditionSettings, editions
+from gateway.core.conclusion import conclude
+from gateway.core.edition import EditionSettings
 from gateway.core.envelope import Envelope
-from gateway.core.fingerprint import DIGEST_OCTETS
 from gateway.core.handover import Client
-from gateway.core.policy import Action, Decision, Examination, Verdict, examine, summary
+from gateway.core.policy import Examination, examine
 from gateway.core.reply import Reply
-from gateway.core.report import Keep, Outcome, Report, entries
-from gateway.core.tag import generated_id
+from gateway.core.report import Keep, entries
 from gateway.errors import ContentRefusedError, IdentityError, LostError, UnreachableError
 from gateway.hop import Command, Hop, Transaction, transaction_of
 from gateway.inflow import Blocks, Body, Content, Head, read_head
+from gateway.plan import Plan, plan_of
 from gateway.ports import Journal, OpenDownstream
 from gateway.screening import Screened, Screening
 from gateway.spool import Spool
+
+_RENEWALS_PER_LEASE = 4
 
 Tell = Callable[[Reply], None]
 """Tells the client a reply; does not wait."""
@@ -64,23 +65,6 @@ class Desk:
     screening: Screening
     journal: Journal
     settings: RelaySettings
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What shall be done, before it is done.
-
-    Attributes:
-        screened: as far as it went.
-        name: the canonical id, or the one that is generated for want of one; ``b""`` if neither.
-        decisions: one per recipient.
-        editions: what leaves.
-    """
-
-    screened: Screened
-    name: bytes
-    decisions: tuple[Decision, ...]
-    editions: tuple[Edition, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +127,12 @@ class Relay:
                 return [answer.NEED_MAIL] * len(commands)
             if failure := await self._connect():
                 return [failure, *[answer.NEED_MAIL] * (len(commands) - 1)]
-        replies = await self._asked([command.line for command in commands])
+        replies: Sequence[Reply]
+        try:
+            replies = await self._session().ask([command.line for command in commands])
+        except LostError as error:
+            self._lost(error)
+            replies = [answer.LOST] * len(commands)
         for command, reply in zip(commands, replies, strict=True):
             if reply.is_accepted and command.is_mail:
                 self._mail, self._accepted = command, []
@@ -213,19 +202,26 @@ class Relay:
         except BaseException as error:
             await self._undo(arrival, screened)
             if isinstance(error, ContentRefusedError):
-                self._report_refused(arrival, examination, screened, error)
+                decisions = arrival.desk.screening.decide(screened) if screened else None
+                passage = self._passage(arrival)
+                arrival.desk.journal.record(refused(passage, examination, decisions, error))
             raise
         is_per_recipient = self._hop is not None and self._hop.is_per_recipient
         end = conclude(plan.decisions, replies, is_per_recipient=is_per_recipient)
         tell(end.reply)
-        fingerprint = body.fingerprint()
-        report = self._report(arrival, plan, end)
+        report = completed(
+            self._passage(arrival),
+            plan.screened,
+            end,
+            plan.name,
+            is_id_added=plan.is_id_added,
+        )
         arrival.desk.journal.record(report)
         await arrival.desk.screening.settle(
             plan.screened,
             plan.decisions,
             end.replies,
-            fingerprint,
+            body.fingerprint(),
             entries(report, arrival.desk.settings.keep),
             is_retry_due=not end.reply.is_accepted,
         )
@@ -250,7 +246,7 @@ class Relay:
     ) -> Screened | None:
         """Ask the tracking list, unless only the content can tell what message this is."""
         screening = arrival.desk.screening
-        self._renew_at = arrival.started_s + arrival.desk.settings.lease_s / 2
+        self._renew_at = arrival.started_s + arrival.desk.settings.lease_s / _RENEWALS_PER_LEASE
         if not head.is_complete:
             return screening.unchecked(examination, arrival.envelope)
         if examination.is_identity_derived and examination.date is not None:
@@ -279,34 +275,13 @@ class Relay:
             screened = await screening.claim(examination, arrival.envelope, fingerprint)
         return await screening.resolve(screened, fingerprint)
 
-    def _plan(self, arrival: _Arrival, head: Head, screened: Screened, fingerprint: bytes) -> _Plan:
-        """Decide, and compose what leaves.
+    def _plan(self, arrival: _Arrival, head: Head, screened: Screened, fingerprint: bytes) -> Plan:
+        """Decide, and compose what leaves; see `plan_of`."""
+        desk = arrival.desk
+        decisions = desk.screening.decide(screened)
+        return plan_of(head.section, screened, decisions, fingerprint, desk.settings.edition)
 
-        Args:
-            arrival: the message.
-            head: its beginning.
-            screened: as far as it goes.
-            fingerprint: ``b""`` while the content is not known.
-        """
-        decisions = arrival.desk.screening.decide(screened)
-        examination, settings = screened.examination, arrival.desk.settings.edition
-        digest = fingerprint
-        if examination.is_identity_derived and examination.date is None:
-            digest = secrets.token_bytes(DIGEST_OCTETS)
-        outgoing = editions(
-            head.section,
-            examination,
-            decisions,
-            [candidate.sighting for candidate in screened.candidates],
-            digest,
-            settings,
-        )
-        name = examination.message_id.canonical or b""
-        if not name and digest:
-            name = generated_id(examination, digest, settings.id_domain)
-        return _Plan(screened, name, decisions, outgoing)
-
-    async def _deliver(self, arrival: _Arrival, plan: _Plan, blocks: Blocks) -> dict[int, Reply]:
+    async def _deliver(self, arrival: _Arrival, plan: Plan, blocks: Blocks) -> dict[int, Reply]:
         """Pass each edition on in a downstream transaction of its own.
 
         Returns:
@@ -325,8 +300,7 @@ class Relay:
                     lambda: self._keep_claims(arrival, plan.screened),
                 )
             except LostError as error:
-                arrival.desk.journal.complain("downstream_lost", str(error))
-                self._drop_hop()
+                self._lost(error)
                 replies |= dict.fromkeys(edition.members, answer.LOST)
         if not plan.editions and self._hop is not None:
             self._hop.leave_open()
@@ -343,9 +317,13 @@ class Relay:
             await arrival.desk.screening.release(screened)
 
     async def _keep_claims(self, arrival: _Arrival, screened: Screened | None) -> None:
-        """Renew the lease of our claims when half of it is over."""
-        if screened is not None and time.monotonic() > self._renew_at:
-            self._renew_at = time.monotonic() + arrival.desk.settings.lease_s / 2
+        """Renew the lease of our claims when a quarter of it is over.
+
+        So what is left of it when the dot goes out is longer than the wait for the final reply.
+        """
+        now = time.monotonic()
+        if now > self._renew_at and screened is not None:
+            self._renew_at = now + arrival.desk.settings.lease_s / _RENEWALS_PER_LEASE
             await arrival.desk.screening.renew(screened)
 
     async def _connect(self) -> Reply | None:
@@ -360,15 +338,6 @@ class Relay:
             desk.journal.complain("downstream_unreachable", str(error))
             return answer.UNREACHABLE
         return None
-
-    async def _asked(self, lines: Sequence[bytes]) -> Sequence[Reply]:
-        """Exchange commands; if the session breaks, the replies are ours."""
-        try:
-            return await self._session().ask(lines)
-        except LostError as error:
-            self._current_desk().journal.complain("downstream_lost", str(error))
-            self._drop_hop()
-            return [answer.LOST] * len(lines)
 
     def _session(self) -> Hop:
         """Return the downstream session.
@@ -385,89 +354,27 @@ class Relay:
         """Seconds spent waiting for the downstream, in all sessions so far."""
         return self._past_waited_s + (0.0 if self._hop is None else self._hop.waited_s)
 
+    def _lost(self, error: LostError) -> None:
+        """Complain of a session that broke, and have none any more."""
+        self._current_desk().journal.complain("downstream_lost", str(error))
+        self._drop_hop()
+
     def _drop_hop(self) -> None:
         """Have no session any more, and so no transaction."""
         self._past_waited_s = self._downstream_waited_s
         self._hop = None
         self._mail, self._accepted = None, []
 
-    def _report(self, arrival: _Arrival, plan: _Plan, end: Conclusion) -> Report:
-        """Put together what is known of a message that came to its end."""
-        screened = plan.screened
-        return self._report_of(
-            arrival,
-            tuple(
-                [
-                    Outcome(
-                        candidate.forward_path,
-                        decision,
-                        candidate.key,
-                        candidate.sighting if decision.verdict in _RECURRING else None,
-                        reply,
-                    )
-                    for candidate, decision, reply in zip(
-                        screened.candidates, end.decisions, end.replies, strict=True
-                    )
-                ]
-            ),
-            plan.name,
-            screened.examination,
-            end.reply,
-            is_id_added=any(edition.is_id_added for edition in plan.editions),
-        )
-
-    def _report_refused(
-        self,
-        arrival: _Arrival,
-        examination: Examination | None,
-        screened: Screened | None,
-        error: ContentRefusedError,
-    ) -> None:
-        """Report a message whose content we refused."""
-        verdicts = (
-            [decision.verdict for decision in arrival.desk.screening.decide(screened)]
-            if screened is not None
-            else [Verdict.UNCHECKED] * len(arrival.envelope.forward_paths)
-        )
-        outcomes = tuple(
-            Outcome(path, Decision(verdict, Action.REJECTED))
-            for path, verdict in zip(arrival.envelope.forward_paths, verdicts, strict=True)
-        )
-        report = self._report_of(
-            arrival,
-            outcomes,
-            (examination.message_id.canonical or b"") if examination is not None else b"",
-            examination,
-            answer.REFUSED_CONTENT[error.kind],
-            is_id_added=False,
-        )
-        arrival.desk.journal.record(report)
-
-    def _report_of(
-        self,
-        arrival: _Arrival,
-        outcomes: tuple[Outcome, ...],
-        identity: bytes,
-        examination: Examination | None,
-        reply: Reply,
-        *,
-        is_id_added: bool,
-    ) -> Report:
+    def _passage(self, arrival: _Arrival) -> Passage:
+        """Return how a message got to its end, which is now."""
         duration_s = time.monotonic() - arrival.started_s
         waited_s = self._downstream_waited_s - arrival.downstream_waited_s
-        return Report(
-            at_s=time.time(),
-            client=self._client,
-            reverse_path=arrival.envelope.reverse_path,
-            outcomes=outcomes,
-            summary=summary([outcome.decision for outcome in outcomes]),
-            identity=identity,
-            form=None if examination is None else examination.message_id.form,
-            is_id_added=is_id_added,
-            size_octets=arrival.content.octets,
-            reply=reply,
-            duration_s=duration_s,
-            overhead_s=max(0.0, duration_s - waited_s - arrival.content.waited_s),
+        return Passage(
+            self._client,
+            arrival.envelope,
+            arrival.content.octets,
+            duration_s,
+            max(0.0, duration_s - waited_s - arrival.content.waited_s),
         )
 
 
@@ -481,6 +388,3 @@ def _examined(head: Head, settings: RelaySettings) -> Examination:
     if examination.hops > settings.hops:
         raise ContentRefusedError("hops")
     return examination
-
-
-_RECURRING = (Verdict.DUPLICATE, Verdict.COLLISION)

@@ -1,0 +1,120 @@
+"""The account of one transaction: from the steps it went through to the `Report` of its end.
+
+Puts together what is known and decides nothing. Fails never.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.core import answer
+from gateway.core.conclusion import Conclusion
+from gateway.core.envelope import Envelope
+from gateway.core.handover import Client
+from gateway.core.policy import Action, Decision, Examination, Verdict, summary
+from gateway.core.report import Outcome, Report
+from gateway.errors import ContentRefusedError
+from gateway.screening import Screened
+
+_RECURRING = (Verdict.DUPLICATE, Verdict.COLLISION)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """How a message came to its end.
+
+    Attributes:
+        client: who sent it.
+        envelope: accepted recipients.
+        size_octets: content as received, in wire form.
+        duration_s: from the 354 to the reply.
+        overhead_s: the part of it that was ours.
+    """
+
+    client: Client
+    envelope: Envelope
+    size_octets: int
+    duration_s: float
+    overhead_s: float
+
+
+def completed(
+    passage: Passage, screened: Screened, end: Conclusion, identity: bytes, *, is_id_added: bool
+) -> Report:
+    """Report a message that the downstream was asked about, or that needed no asking.
+
+    Args:
+        passage: of the message.
+        screened: as it was decided over.
+        end: what it came to.
+        identity: canonical, given or derived id; ``b""`` if none.
+        is_id_added: whether a Message-ID was prepended.
+    """
+    outcomes = [
+        Outcome(
+            candidate.forward_path,
+            decision,
+            candidate.key,
+            candidate.sighting if decision.verdict in _RECURRING else None,
+            reply,
+        )
+        for candidate, decision, reply in zip(
+            screened.candidates, end.decisions, end.replies, strict=True
+        )
+    ]
+    return Report(
+        time.time(),
+        passage.client,
+        passage.envelope.reverse_path,
+        tuple(outcomes),
+        summary(end.decisions),
+        identity,
+        screened.examination.message_id.form,
+        is_id_added,
+        passage.size_octets,
+        end.reply,
+        passage.duration_s,
+        passage.overhead_s,
+    )
+
+
+def refused(
+    passage: Passage,
+    examination: Examination | None,
+    decisions: Sequence[Decision] | None,
+    error: ContentRefusedError,
+) -> Report:
+    """Report a message whose content we refused.
+
+    Args:
+        passage: of the message.
+        examination: of its header section; None if that never came.
+        decisions: as far as they were taken; None if nobody was asked.
+        error: why.
+    """
+    paths = passage.envelope.forward_paths
+    verdicts = (
+        [decision.verdict for decision in decisions]
+        if decisions is not None
+        else [Verdict.UNCHECKED] * len(paths)
+    )
+    outcomes = tuple(
+        Outcome(path, Decision(verdict, Action.REJECTED))
+        for path, verdict in zip(paths, verdicts, strict=True)
+    )
+    return Report(
+        at_s=time.time(),
+        client=passage.client,
+        reverse_path=passage.envelope.reverse_path,
+        outcomes=outcomes,
+        summary=summary([outcome.decision for outcome in outcomes]),
+        identity=(examination.message_id.canonical or b"") if examination is not None else b"",
+        form=None if examination is None else examination.message_id.form,
+        is_id_added=False,
+        size_octets=passage.size_octets,
+        reply=answer.REFUSED_CONTENT[error.kind],
+        duration_s=passage.duration_s,
+        overhead_s=passage.overhead_s,
+    )
