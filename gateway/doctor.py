@@ -25,6 +25,7 @@ from gateway.doctor_store import check_store, check_times
 from gateway.doctor_tls import check_tls
 
 _WIDTH = 132
+_FAREWELL_S = 0.25
 _MARKS = {
     Level.OK: Text("✓ ok", style="green"),
     Level.WARN: Text("! warn", style="yellow"),
@@ -78,6 +79,9 @@ async def _examined(config: Config) -> Sequence[Finding]:
         _gathered(check_store(config)),
         asyncio.to_thread(_all, check_times, config),
     )
+    # Nobody waits for the answer to QUIT; but if we were gone at once, the server would log that its
+    # connections were cut.
+    await asyncio.sleep(_FAREWELL_S)
     return [finding for part in parts for finding in part]
 
 
