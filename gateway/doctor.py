@@ -79,8 +79,8 @@ async def _examined(config: Config) -> Sequence[Finding]:
         _gathered(check_store(config)),
         asyncio.to_thread(_all, check_times, config),
     )
-    # Nobody waits for the answer to QUIT; but if we were gone at once, the server would log that its
-    # connections were cut.
+    # Nobody waits for the answer to QUIT; but if we were gone at once, the server would log cut
+    # connections.
     await asyncio.sleep(_FAREWELL_S)
     return [finding for part in parts for finding in part]
 
