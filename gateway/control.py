@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 
 from gateway.config import Config
-from gateway.guard import Standing
+from gateway.guard import Proof
 
 _LENGTH = struct.Struct(">I")
 
@@ -24,7 +24,7 @@ class Begin:
 
     Attributes:
         config: in force.
-        standing: of the downstream, as the open-relay guard knows it.
+        proof: what the open-relay guard knows of the downstream.
         index: of this worker.
         smtp: descriptors of listening sockets for SMTP.
         milter: likewise, for the milter.
@@ -33,7 +33,7 @@ class Begin:
     """
 
     config: Config
-    standing: Standing
+    proof: Proof
     index: int
     smtp: tuple[int, ...]
     milter: tuple[int, ...]
@@ -52,7 +52,7 @@ class Reload:
 class Stand:
     """To a worker: the open-relay guard has asked again."""
 
-    standing: Standing
+    proof: Proof
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,26 @@ A server that trusts our address passes on whatever comes from us. Where others 
 can reach our listener, mail flows only after the downstream has refused a foreign recipient to a
 foreign client, handed on as real clients are (RFC 5321 section 7.9; SMTPD_ACCESS_README).
 
-Fails with `DownstreamError` if the downstream cannot be asked.
+Fails with `UnreachableError` if the downstream cannot be asked, or does not come to the question.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from gateway.core.handover import Client
-from gateway.ports import OpenDownstream
+from gateway.core.reply import Reply
+from gateway.errors import LostError, UnreachableError
+from gateway.ports import Downstream, OpenDownstream
 
-# RFC 5737 section 3: an address for documentation belongs to nobody, and to nobody's network.
-_STRANGER = Client(address="192.0.2.1", port=25, helo="relay-test.invalid")
+# RFC 5737 section 3: an address for documentation belongs to nobody, and to nobody's network. With
+# a name, because servers that put off whoever has none would never come to the question.
+_STRANGER = Client(
+    address="192.0.2.1", port=25, name="relay-test.invalid", helo="relay-test.invalid"
+)
+_CLOSING = 421
 
 
 class Standing(Enum):
@@ -26,6 +34,20 @@ class Standing(Enum):
     OPEN = "accepts foreign recipients from strangers"
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What is known of all servers.
+
+    Attributes:
+        standing: of the downstream as a whole.
+        proven: which servers are known to be safe, by their place in the configuration; any other
+            is asked before its first message.
+    """
+
+    standing: Standing
+    proven: tuple[int, ...] = ()
+
+
 async def probe(open_downstream: OpenDownstream, recipient: str) -> Standing:
     """Ask whether a stranger may send to a foreign recipient; no content is ever sent.
 
@@ -34,19 +56,56 @@ async def probe(open_downstream: OpenDownstream, recipient: str) -> Standing:
         recipient: foreign; the downstream must refuse it.
 
     Returns:
-        `SAFE` or `OPEN`.
+        `SAFE` or `OPEN`. A recipient that is put off counts as refused: Postfix says
+        ``454 4.7.1 Relay access denied`` by default (``defer_unauth_destination``).
 
     Raises:
-        DownstreamError: it could not be asked.
+        UnreachableError: it could not be asked, or refused before it came to the recipient.
+        IdentityError: the stranger's identity could not be handed on.
     """
     downstream = await open_downstream(_STRANGER)
-    is_refused = False
     try:
-        (mail,) = await downstream.exchange([b"MAIL FROM:<>\r\n"])
-        is_refused = not mail.is_accepted
-        if not is_refused:
-            (rcpt,) = await downstream.exchange([b"RCPT TO:<%b>\r\n" % recipient.encode("ascii")])
-            is_refused = not rcpt.is_accepted
+        said = await _answer(downstream, b"MAIL FROM:<>\r\n")
+        if not said.is_accepted:
+            raise UnreachableError(f"the open-relay probe was turned away: {said.text}")
+        said = await _answer(downstream, b"RCPT TO:<%b>\r\n" % recipient.encode("ascii"))
+        if said.code == _CLOSING:
+            raise UnreachableError(f"the open-relay probe was turned away: {said.text}")
     finally:
         await downstream.close(politely=True)
-    return Standing.SAFE if is_refused else Standing.OPEN
+    return Standing.OPEN if said.is_accepted else Standing.SAFE
+
+
+async def probe_each(openers: Sequence[OpenDownstream], recipient: str) -> Proof:
+    """Ask every server, for mail may go to any of them.
+
+    Args:
+        openers: one per server.
+        recipient: as in `probe`.
+
+    Returns:
+        `OPEN` if any is; `SAFE` if all that can be asked are.
+
+    Raises:
+        UnreachableError: none could be asked.
+        IdentityError: the stranger's identity could not be handed on.
+    """
+    failure = UnreachableError("no server to ask")
+    standings: dict[int, Standing] = {}
+    for index, open_downstream in enumerate(openers):
+        try:
+            standings[index] = await probe(open_downstream, recipient)
+        except UnreachableError as error:
+            failure = error
+    if not standings:
+        raise failure
+    whole = Standing.OPEN if Standing.OPEN in standings.values() else Standing.SAFE
+    return Proof(whole, tuple(i for i, found in standings.items() if found is Standing.SAFE))
+
+
+async def _answer(downstream: Downstream, command: bytes) -> Reply:
+    try:
+        (said,) = await downstream.exchange([command])
+    except LostError as error:
+        raise UnreachableError(f"the open-relay probe was cut off: {error}") from error
+    return said

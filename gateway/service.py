@@ -28,7 +28,7 @@ from gateway.edge.metrics_exposition import Totals, exposition, merged
 from gateway.errors import ConfigError, DownstreamError, RelayOpenError
 from gateway.faces.http import HttpFace, HttpSettings, Sources
 from gateway.faces.http_guard import Access
-from gateway.guard import Standing, probe
+from gateway.guard import Proof, Standing, probe_each
 from gateway.listener import endpoint_of, handed_over, open_all, shown
 from gateway.lookout import Lookout
 from gateway.shared_memory import SharedMemory
@@ -66,7 +66,7 @@ class Service:
         self._smtp: list[socket.socket] = []
         self._supervisor: Supervisor | None = None
         self._certificates = _changed_at(config)
-        self._probing: asyncio.Task[Standing] | None = None
+        self._probing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -84,11 +84,11 @@ class Service:
         self._smtp, self._sockets = smtp, [*smtp, *milter]
         self._config = config = listening_at(config, [endpoint_of(listener) for listener in smtp])
         await self._serve_http(inherited.get("http"))
-        standing = await self._first_probe()
-        self._lookout.standing = standing
+        proof = await self._first_probe()
+        self._lookout.standing = proof.standing
         self._supervisor = Supervisor(
             config,
-            standing,
+            proof,
             smtp=smtp,
             milter=milter,
             memory=self._memory,
@@ -104,7 +104,7 @@ class Service:
         self._say_started(self._sockets)
         watching = [
             loop.create_task(self._watch()),
-            loop.create_task(self._probe_for_ever(standing)),
+            loop.create_task(self._probe_for_ever()),
         ]
         await self._stopping.wait()
         notify("STOPPING=1")
@@ -145,53 +145,59 @@ class Service:
     def _totals(self) -> Totals:
         return merged(self._memory.blocks())
 
-    async def _first_probe(self) -> Standing:
+    async def _first_probe(self) -> Proof:
         """Ask the open-relay guard, where one is needed.
 
         Raises:
             RelayOpenError: the downstream relays for strangers.
         """
         if not wiring.needs_relay_probe(self._config):
-            return Standing.SAFE
-        standing = await self._probe()
-        if standing is Standing.OPEN:
+            return Proof(Standing.SAFE)
+        proof = await self._probe()
+        if proof.standing is Standing.OPEN:
             recipient = self._config.downstream.relay_probe
             raise RelayOpenError(
                 f"downstream.relay_probe: the downstream accepts {recipient} from a stranger, so"
                 " that behind us it is an open relay; take our address out of its mynetworks"
             )
-        return standing
+        return proof
 
-    async def _probe(self) -> Standing:
+    async def _probe(self) -> Proof:
         """Ask the open-relay guard; count and log what it finds."""
         try:
-            standing = await probe(self._connector.open, self._config.downstream.relay_probe)
+            proof = await probe_each(self._connector.openers(), self._config.downstream.relay_probe)
         except DownstreamError as error:
             self._journal.complain("downstream_unreachable", str(error))
-            return Standing.UNPROVEN
-        self._metrics.relay_probe_failed(standing is Standing.OPEN)
-        if standing is Standing.OPEN:
+            return Proof(Standing.UNPROVEN)
+        self._metrics.relay_probe_failed(proof.standing is Standing.OPEN)
+        if proof.standing is Standing.OPEN:
             self._journal.complain(
                 "relay_probe_failed", f"{self._config.downstream.relay_probe} was accepted"
             )
-        return standing
+        return proof
 
-    async def _probe_for_ever(self, standing: Standing) -> None:
+    async def _probe_for_ever(self) -> None:
         """Ask again every hour, and every minute while the answer is not the right one."""
+        probed_s = time.monotonic()
         while True:
-            is_safe = standing is Standing.SAFE
-            await asyncio.sleep(_PROBE_PERIOD_S if is_safe else _PROBE_AGAIN_S)
-            if wiring.needs_relay_probe(self._config):
-                standing = await self._stand()
+            await asyncio.sleep(_TICK_S)
+            # Looked at each time: a reload may have found out otherwise in between.
+            period_s = (
+                _PROBE_PERIOD_S if self._lookout.standing is Standing.SAFE else _PROBE_AGAIN_S
+            )
+            if time.monotonic() - probed_s >= period_s and wiring.needs_relay_probe(self._config):
+                await self._stand()
+                probed_s = time.monotonic()
 
-    async def _stand(self) -> Standing:
+    async def _stand(self) -> None:
         """Ask the guard and tell everybody; a downstream that is away proves nothing new."""
-        standing = await self._probe()
-        if standing is not Standing.UNPROVEN:
-            self._lookout.standing = standing
+        asked = self._connector
+        proof = await self._probe()
+        # Nor does an answer of servers that a reload has replaced meanwhile: it asks by itself.
+        if proof.standing is not Standing.UNPROVEN and self._connector is asked:
+            self._lookout.standing = proof.standing
             if self._supervisor is not None:
-                self._supervisor.stand(standing)
-        return standing
+                self._supervisor.stand(proof)
 
     async def _watch(self) -> None:
         """Look after what changes by itself: certificates, the list, the downstream."""

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.config import Config
 from gateway.control import Begin, Message, Ready, Reload, Stand, Stop, receive, sent
@@ -18,7 +18,7 @@ from gateway.edge.census import clear
 from gateway.edge.journal import LogJournal
 from gateway.edge.metrics import Metrics
 from gateway.errors import ConfigError
-from gateway.guard import Standing
+from gateway.guard import Proof
 from gateway.shared_memory import SharedMemory
 from gateway.worker import DRAIN_S
 
@@ -44,7 +44,7 @@ class Supervisor:
     def __init__(  # noqa: PLR0913 - the wiring of a process; each is one part
         self,
         config: Config,
-        standing: Standing,
+        proof: Proof,
         *,
         smtp: Sequence[socket.socket],
         milter: Sequence[socket.socket],
@@ -57,7 +57,7 @@ class Supervisor:
 
         Args:
             config: in force.
-            standing: of the downstream.
+            proof: what the open-relay guard knows of the downstream.
             smtp: listening sockets.
             milter: likewise.
             memory: shared with the workers.
@@ -66,7 +66,7 @@ class Supervisor:
             metrics: the supervisor's own.
         """
         self._config = config
-        self._standing = standing
+        self._proof = proof
         self._smtp = tuple(listener.fileno() for listener in smtp)
         self._milter = tuple(listener.fileno() for listener in milter)
         self._memory = memory
@@ -75,7 +75,7 @@ class Supervisor:
         self._metrics = metrics
         self._places = [_Place(index) for index in range(memory.workers)]
         self._keepers: list[asyncio.Task[None]] = []
-        self._is_stopping = False
+        self._stopping = asyncio.Event()
 
     @property
     def alive(self) -> int:
@@ -98,17 +98,19 @@ class Supervisor:
 
     def reload(self, config: Config) -> None:
         """Have all workers go on with another configuration."""
+        if config.downstream != self._config.downstream:
+            self._proof = replace(self._proof, proven=())
         self._config = config
         self._tell(Reload(config))
 
-    def stand(self, standing: Standing) -> None:
+    def stand(self, proof: Proof) -> None:
         """Tell all workers what the open-relay guard has found."""
-        self._standing = standing
-        self._tell(Stand(standing))
+        self._proof = proof
+        self._tell(Stand(proof))
 
     async def stop(self) -> None:
         """Have all workers finish, and wait for that; one that does not is killed in the end."""
-        self._is_stopping = True
+        self._stopping.set()
         self._tell(Stop())
         processes = [place.process for place in self._places if place.process is not None]
         waits = [asyncio.create_task(process.wait()) for process in processes]
@@ -141,7 +143,7 @@ class Supervisor:
         reader, writer = await asyncio.open_connection(sock=ours)
         begin = Begin(
             self._config,
-            self._standing,
+            self._proof,
             place.index,
             self._smtp,
             self._milter,
@@ -172,16 +174,20 @@ class Supervisor:
             if place.writer is not None:
                 place.writer.close()
                 place.writer = None
-            if self._is_stopping:
+            if self._stopping.is_set():
                 return
             self._journal.complain("worker_died", f"worker {place.index} ended with code {code}")
             self._clean(place.index)
             pause_s = _FIRST_PAUSE_S if loop.time() - began > _STABLE_S else pause_s
-            while not self._is_stopping:
+            while True:
                 await asyncio.sleep(pause_s)
+                if self._stopping.is_set():
+                    return
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 if await self._start(place):
                     break
+            if self._stopping.is_set():
+                self._tell(Stop())
             self._metrics.worker_restarted()
             self._metrics.workers_alive(self.alive)
 

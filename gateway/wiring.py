@@ -7,19 +7,19 @@ Each function makes one part and starts nothing; who holds the parts together is
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from gateway.config import Config
-from gateway.config_place import Scheme, Server, StoreScheme
-from gateway.config_type import ListCopies, OnFailure, Tls
+from gateway.config.place import Scheme, Server, StoreScheme
+from gateway.config.type import ListCopies, OnFailure, Tls
 from gateway.core.capability import Capabilities
 from gateway.core.edition import EditionSettings
 from gateway.core.handover import Client
 from gateway.core.unique_id import Sealer
 from gateway.edge import tracking_redis, tracking_sqlite
-from gateway.edge.downstream import DownstreamConnector
+from gateway.edge.downstream import DownstreamConnector, Vet
 from gateway.edge.downstream_session import ServerAddress, SessionSettings
 from gateway.edge.log import Log, format_of
 from gateway.edge.log_sink import LogSink
@@ -29,7 +29,7 @@ from gateway.edge.tracking_memory import MemoryTrackingList
 from gateway.errors import ConfigError, UnreachableError
 from gateway.faces.milter_message import MilterSettings
 from gateway.faces.smtp_reception import SmtpSettings
-from gateway.ports import Downstream, History, TrackingList
+from gateway.ports import Downstream, History, OpenDownstream, TrackingList
 from gateway.relay import RelaySettings
 from gateway.screening import ScreeningSettings
 
@@ -52,6 +52,12 @@ class Connector(Protocol):
     async def open(self, client: Client) -> Downstream:
         """Open a session in the name of a client."""
 
+    def trust(self, places: Sequence[int]) -> None:
+        """Take servers as proven not to relay for strangers."""
+
+    def openers(self) -> Sequence[OpenDownstream]:
+        """Return what opens a session with each server."""
+
     async def ask_capabilities(self) -> None:
         """Find out whether the downstream is there, and what it can do."""
 
@@ -66,6 +72,13 @@ class _NoConnector:
     async def open(self, client: Client) -> Downstream:
         """See `Connector`."""
         raise UnreachableError(f"no SMTP listener, no downstream, and yet mail from {client}")
+
+    def trust(self, places: Sequence[int]) -> None:
+        """See `Connector`."""
+
+    def openers(self) -> Sequence[OpenDownstream]:
+        """See `Connector`."""
+        return ()
 
     async def ask_capabilities(self) -> None:
         """See `Connector`."""
@@ -93,8 +106,8 @@ def sealer_of(config: Config) -> Sealer:
     return Sealer(config.store.secret.get_secret_value().encode())
 
 
-def connector_of(config: Config, metrics: Metrics) -> Connector:
-    """Make what opens downstream sessions."""
+def connector_of(config: Config, metrics: Metrics, vet: Vet | None = None) -> Connector:
+    """Make what opens downstream sessions; ``vet`` as in `DownstreamConnector`."""
     if not config.listen.smtp:
         return _NoConnector()
     downstream = config.downstream
@@ -112,7 +125,7 @@ def connector_of(config: Config, metrics: Metrics) -> Connector:
         final_reply_timeout_s=downstream.final_reply_timeout,
     )
     servers = [_address(server) for server in downstream.servers]
-    return DownstreamConnector(servers, settings, metrics.observe_downstream, on_health)
+    return DownstreamConnector(servers, settings, metrics.observe_downstream, on_health, vet)
 
 
 def screening_settings_of(config: Config) -> ScreeningSettings:

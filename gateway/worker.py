@@ -30,12 +30,12 @@ from gateway.edge.journal import LogJournal
 from gateway.edge.log import Log
 from gateway.edge.metrics import Metrics
 from gateway.edge.resolver import Resolver
-from gateway.errors import DownstreamError, IdentityError
+from gateway.errors import ConfigError, DownstreamError, IdentityError
 from gateway.faces.milter import MilterServer, serve_milter
 from gateway.faces.smtp import SmtpSession
 from gateway.faces.smtp_reception import Reception
-from gateway.guard import Standing, probe
-from gateway.ports import Downstream
+from gateway.guard import Proof, Standing, probe
+from gateway.ports import Downstream, OpenDownstream
 from gateway.relay import Desk
 from gateway.screening import Screening
 from gateway.shared_memory import SharedMemory
@@ -43,6 +43,7 @@ from gateway.shared_memory import SharedMemory
 DRAIN_S = 30.0
 """How long transactions under way may take to finish when we stop."""
 
+_OPEN_RELAY = "the downstream relays for strangers; see `mailonce doctor`"
 _CAPABILITIES_RETRY_S = 2.0
 _CUT_S = 1.0
 
@@ -53,7 +54,7 @@ class Worker:
     def __init__(
         self,
         config: Config,
-        standing: Standing,
+        proof: Proof,
         *,
         metrics: Metrics,
         log: Log,
@@ -63,7 +64,7 @@ class Worker:
 
         Args:
             config: in force.
-            standing: of the downstream.
+            proof: what the open-relay guard knows of the downstream.
             metrics: to count in.
             log: to write to.
             census: of the sessions of all workers.
@@ -76,13 +77,12 @@ class Worker:
         self._journal = LogJournal(log, metrics.count)
         self._resolver = Resolver()
         self._store = Breaker(wiring.store_of(config), metrics.observe_store)
-        self._standing = standing
-        self._probing = asyncio.Lock()
+        self._is_open_relay = False
         self._servers: list[asyncio.AbstractServer] = []
         self._milter: MilterServer | None = None
         self._asking: asyncio.Task[None] | None = None
         self._config = config
-        self._connector = wiring.connector_of(config, metrics)
+        self._connector = self._connector_of(config)
         self._desk = self._desk_of(config)
         self._reception = Reception(
             wiring.smtp_settings_of(config),
@@ -92,7 +92,7 @@ class Worker:
             meter=metrics,
             census=census,
         )
-        self.stand(standing)
+        self.stand(proof)
 
     async def start(
         self, smtp: Sequence[socket.socket], milter: Sequence[socket.socket] = ()
@@ -128,7 +128,7 @@ class Worker:
         """
         settings = wiring.smtp_settings_of(config)
         if config.downstream != self._config.downstream:
-            self._connector = wiring.connector_of(config, self._metrics)
+            self._connector = self._connector_of(config)
             if self._asking is not None:
                 self._asking.cancel()
             self._asking = asyncio.create_task(self._ask_capabilities())
@@ -141,10 +141,15 @@ class Worker:
             self._milter.settings = wiring.milter_settings_of(config)
             self._milter.allowed = tuple(config.listen.clients)
 
-    def stand(self, standing: Standing) -> None:
+    def complain(self, event: str, reason: str) -> None:
+        """Log that something is wrong (`Journal`)."""
+        self._journal.complain(event, reason)
+
+    def stand(self, proof: Proof) -> None:
         """Take over what the open-relay guard has found."""
-        self._standing = standing
-        self._reception.refusal = answer.NOT_PROVEN if standing is Standing.OPEN else None
+        self._is_open_relay = proof.standing is Standing.OPEN
+        self._reception.refusal = answer.NOT_PROVEN if self._is_open_relay else None
+        self._connector.trust(proof.proven)
 
     async def stop(self, drain_s: float = DRAIN_S) -> None:
         """Let nobody in, see transactions through, write what is to be written, and end."""
@@ -169,17 +174,23 @@ class Worker:
         return Desk(self._open, screening, self._journal, wiring.relay_settings_of(config))
 
     async def _open(self, client: Client) -> Downstream:
-        """Open a downstream session, once it is proven that strangers cannot relay through it."""
-        if self._standing is Standing.UNPROVEN:
-            async with self._probing:
-                if self._standing is Standing.UNPROVEN:
-                    recipient = self._config.downstream.relay_probe
-                    self.stand(await probe(self._connector.open, recipient))
-        if self._standing is Standing.OPEN:
-            raise IdentityError("the downstream relays for strangers; see `mailonce doctor`")
+        """Open a downstream session in the name of a client, by its own name where one is told."""
+        if self._is_open_relay:
+            raise IdentityError(_OPEN_RELAY)
         if self._config.downstream.identity in (HandOver.XCLIENT, HandOver.XFORWARD):
             client = replace(client, name=await self._resolver.name_of(client.address))
         return await self._connector.open(client)
+
+    def _connector_of(self, config: Config) -> wiring.Connector:
+        """Return what opens sessions; where others reach us, each server is probed before."""
+        if not wiring.needs_relay_probe(config):
+            return wiring.connector_of(config, self._metrics)
+
+        async def vet(open_downstream: OpenDownstream) -> None:
+            if await probe(open_downstream, config.downstream.relay_probe) is Standing.OPEN:
+                raise IdentityError(_OPEN_RELAY)
+
+        return wiring.connector_of(config, self._metrics, vet)
 
     async def _ask_capabilities(self) -> None:
         """Learn what the downstream can do, as soon as it is there."""
@@ -207,7 +218,7 @@ async def _run(begin: Begin, channel: socket.socket) -> None:
         most=config.limits.sessions,
         most_per_client=config.limits.sessions_per_client,
     )
-    worker = Worker(config, begin.standing, metrics=metrics, log=log, census=census)
+    worker = Worker(config, begin.proof, metrics=metrics, log=log, census=census)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
@@ -234,9 +245,13 @@ async def _listen(reader: asyncio.StreamReader, worker: Worker, stopping: asynci
     while True:
         match await receive(reader):
             case Reload(config):
-                worker.reload(config)
-            case Stand(standing):
-                worker.stand(standing)
+                # The supervisor has tried this; but a file may have changed since.
+                try:
+                    worker.reload(config)
+                except ConfigError as error:
+                    worker.complain("configuration_unusable", "; ".join(error.problems))
+            case Stand(proof):
+                worker.stand(proof)
             case Stop() | None:
                 stopping.set()
                 return

@@ -9,20 +9,24 @@ session, and with `IdentityError` if one did not take over the client's identity
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.core.capability import NOTHING, Capabilities
 from gateway.core.handover import Client
 from gateway.edge.downstream_session import DownstreamSession, ServerAddress, SessionSettings
 from gateway.edge.downstream_wire import DownstreamWire
 from gateway.errors import DownstreamError, IdentityError, UnreachableError
-from gateway.ports import Observe
+from gateway.ports import Observe, OpenDownstream
 
 _FIRST_BACKOFF_S = 1.0
 _LONGEST_BACKOFF_S = 60.0
+
+
+Vet = Callable[[OpenDownstream], Awaitable[None]]
+"""Asked before the first session in a client's name with each server; raises what forbids it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class DownstreamConnector:
         settings: SessionSettings,
         observe: Observe,
         on_health: Callable[[bool], None],
+        vet: Vet | None = None,
     ) -> None:
         """Open nothing yet.
 
@@ -54,11 +59,15 @@ class DownstreamConnector:
             settings: how to talk to them.
             observe: told each command's outcome.
             on_health: told after each attempt whether any server took the session.
+            vet: whether a server may be used at all; None to trust them.
         """
         self._settings = settings
         self._observe = observe
         self._on_health = on_health
         self._health = dict.fromkeys(servers, _Health())
+        self._vet = vet
+        self._vetted: set[ServerAddress] = set()
+        self._vetting = asyncio.Lock()
         self.capabilities: Capabilities = NOTHING
 
     async def open(self, client: Client) -> DownstreamSession:
@@ -69,6 +78,14 @@ class DownstreamConnector:
             IdentityError: a server did not take over the client's identity.
         """
         return await self._first(client)
+
+    def trust(self, places: Sequence[int]) -> None:
+        """Take servers as vetted, by their place in the configuration."""
+        self._vetted.update(server for i, server in enumerate(self._health) if i in places)
+
+    def openers(self) -> Sequence[OpenDownstream]:
+        """Return what opens a session with each server, whether it was vetted or not."""
+        return [partial(self._connect, server) for server in self._health]
 
     async def ask_capabilities(self) -> None:
         """Learn the capabilities without a client; no mail may follow.
@@ -86,24 +103,40 @@ class DownstreamConnector:
         in_order = sorted(self._health, key=lambda server: self._health[server].shunned_until > now)
         for server in in_order:
             try:
+                if client is not None:
+                    await self._let_through(server)
                 session = await self._connect(server, client)
             except IdentityError:
                 self._on_health(True)
                 raise
-            except (OSError, DownstreamError, ssl.SSLError) as error:
+            except UnreachableError as error:
                 self._shun(server)
-                text = str(error) or type(error).__name__
-                reasons.append(text if str(server) in text else f"{server}: {text}")
+                reasons.append(str(error))
             else:
                 self._health[server] = _Health()
                 self._on_health(True)
-                self.capabilities = session.capabilities
+                if session.announced != NOTHING:
+                    self.capabilities = session.announced
                 return session
         self._on_health(False)
         raise UnreachableError("; ".join(reasons))
 
     async def _connect(self, server: ServerAddress, client: Client | None) -> DownstreamSession:
-        """Connect, greet, begin TLS, hand over the identity: in this order."""
+        """Connect, greet, begin TLS, hand over the identity: in this order.
+
+        Raises:
+            UnreachableError: no session, for whatever reason.
+            IdentityError: the server did not take over the client's identity.
+        """
+        try:
+            return await self._greeted(server, client)
+        except IdentityError:
+            raise
+        except (OSError, DownstreamError) as error:
+            text = str(error) or type(error).__name__
+            raise UnreachableError(text if str(server) in text else f"{server}: {text}") from error
+
+    async def _greeted(self, server: ServerAddress, client: Client | None) -> DownstreamSession:
         loop = asyncio.get_running_loop()
         started = time.monotonic()
         wire = DownstreamWire(loop)
@@ -124,6 +157,18 @@ class DownstreamConnector:
             wire.abort()
             raise
         return session
+
+    async def _let_through(self, server: ServerAddress) -> None:
+        """Have a server vetted that was not yet.
+
+        Raises:
+            DownstreamError: it may not be used, or not now.
+        """
+        if self._vet is not None and server not in self._vetted:
+            async with self._vetting:
+                if server not in self._vetted:
+                    await self._vet(partial(self._connect, server))
+                    self._vetted.add(server)
 
     def _shun(self, server: ServerAddress) -> None:
         """Try a server last for a while."""

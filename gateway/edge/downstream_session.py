@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
+from gateway.core import answer as our_answer
 from gateway.core.capability import NOTHING, Capabilities, parse_ehlo
 from gateway.core.content import END_OF_DATA
 from gateway.core.handover import (
@@ -89,6 +90,7 @@ class DownstreamSession:
 
     Attributes:
         capabilities: what the server offers in this session.
+        announced: what it offered when it was last asked; a client that says HELO has us not ask.
         is_per_recipient: whether it answers content for each recipient.
     """
 
@@ -105,7 +107,9 @@ class DownstreamSession:
         self._settings = settings
         self._observe = observe
         self._loop = asyncio.get_running_loop()
+        self._verdict: Reply | None = None
         self.capabilities: Capabilities = NOTHING
+        self.announced: Capabilities = NOTHING
         self.is_per_recipient = server.is_lmtp
 
     @property
@@ -129,14 +133,17 @@ class DownstreamSession:
             self._send_proxy_header(client)
         (greeting,) = await self._wire.replies(1, self._settings.command_timeout_s)
         if greeting.code != _READY:
+            if hand_over is HandOver.PROXY and client is not None and greeting.code >= 400:
+                self._verdict = greeting
+                return
             raise UnreachableError(f"{self._server}: {greeting.text}")
         own_name = self._settings.hostname
         is_transparent = hand_over is HandOver.PROXY and client is not None and client.helo
         name = client.helo if client is not None and is_transparent else own_name
         await self._hello(name, client)
-        if self._settings.tls is not None:
+        if self._settings.tls is not None and self._verdict is None:
             await self._begin_tls(self._settings.tls, name, client)
-        if client is None:
+        if client is None or self._verdict is not None:
             return
         if hand_over is HandOver.XCLIENT or (
             self._server.is_lmtp and self.capabilities.has("XCLIENT")
@@ -147,6 +154,8 @@ class DownstreamSession:
 
     async def exchange(self, commands: Sequence[bytes]) -> Sequence[Reply]:
         """Send commands, pipelined if offered, and return their replies (`Downstream`)."""
+        if self._verdict is not None:
+            return [self._verdict] * len(commands)
         if len(commands) > 1 and not self.capabilities.has("PIPELINING"):
             return [reply for command in commands for reply in await self.exchange([command])]
         started = time.monotonic()
@@ -176,7 +185,11 @@ class DownstreamSession:
             answers = await self._wire.replies(count, self._settings.final_reply_timeout_s)
         except LostError:
             self._observe("content", "lost", time.monotonic() - started)
-            raise
+            answers = self._wire.unasked()
+            if not answers:
+                raise
+            # Of LMTP's replies the first have come: whom they are about has got the message.
+            answers += [our_answer.LOST] * (count - len(answers))
         elapsed_s = time.monotonic() - started
         for answer in answers:
             self._observe("content", _CLASSES[answer.code // 100], elapsed_s)
@@ -194,7 +207,11 @@ class DownstreamSession:
         return answer
 
     async def _hello(self, name: str, client: Client | None) -> None:
-        """Say LHLO, EHLO or, for a client that did so itself, HELO; note the capabilities."""
+        """Say LHLO, EHLO or, for a client that did so itself, HELO; note the capabilities.
+
+        A server that refuses the name a client has given refuses the client: that is its answer to
+        whatever the client asks, and says nothing of the server's health.
+        """
         is_plain = client is not None and not client.is_extended and name == client.helo
         verb = "LHLO" if self._server.is_lmtp else "HELO" if is_plain else "EHLO"
         answer = await self._asked(f"{verb} {name}\r\n".encode("latin-1", "replace"))
@@ -203,8 +220,10 @@ class DownstreamSession:
             # RFC 5321 section 3.2: an old server gets HELO.
             answer = await self._asked(f"HELO {name}\r\n".encode("latin-1", "replace"))
         elif answer.is_accepted and verb != "HELO":
-            self.capabilities = parse_ehlo(answer)
-        if not answer.is_accepted:
+            self.capabilities = self.announced = parse_ehlo(answer)
+        if answer.code >= 400 and client is not None and name == client.helo:
+            self._verdict = answer
+        elif not answer.is_accepted:
             raise UnreachableError(f"{self._server}: {answer.text}")
 
     async def _begin_tls(self, context: ssl.SSLContext, name: str, client: Client | None) -> None:

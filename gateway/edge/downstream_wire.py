@@ -116,6 +116,11 @@ class DownstreamWire(asyncio.Protocol):
                 self._watchdog.arm(timeout_s)
         return asking
 
+    def unasked(self) -> list[Reply]:
+        """Take the replies that have come and that nobody waits for any more."""
+        answers, self._replies = self._replies, []
+        return answers
+
     async def write(self, content: bytes, timeout_s: float) -> None:
         """Send content; small pieces are gathered into one write.
 

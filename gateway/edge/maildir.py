@@ -23,6 +23,7 @@ from gateway.core.envelope import parse_path
 from gateway.core.handover import Client
 from gateway.core.reply import Reply, reply
 from gateway.errors import LostError, UnreachableError
+from gateway.ports import OpenDownstream
 
 _CAPABILITIES = Capabilities(
     (
@@ -69,6 +70,13 @@ class MaildirConnector:
         del client
         await self.ask_capabilities()
         return MaildirSession(self._path)
+
+    def trust(self, places: Sequence[int]) -> None:
+        """Do nothing: there is nobody to trust."""
+
+    def openers(self) -> Sequence[OpenDownstream]:
+        """Return what opens a session."""
+        return [self.open]
 
     async def ask_capabilities(self) -> None:
         """Make the folders.

@@ -9,6 +9,7 @@ Never fails.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -21,6 +22,10 @@ _KEPT_S = 300.0
 _KEPT_SHORTLY_S = 20.0
 _MOST_KEPT = 10_000
 _THREADS = 16
+# What Postfix takes for a host name; it refuses a whole XCLIENT over one that is none, and whoever
+# owns an address can have its reverse look-up say anything, even the address itself.
+_LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,255}}\Z)(?=.*[A-Za-z_-]){_LABEL}(?:\.{_LABEL})*\.?")
 _AGAIN = (socket.EAI_AGAIN, socket.EAI_SYSTEM)
 
 
@@ -83,7 +88,8 @@ def look_up(
     """
     try:
         name = reverse(address)
-        return name if address in forward(name) else UNAVAILABLE
+        is_name = _HOST_NAME.fullmatch(name) is not None
+        return name if is_name and address in forward(name) else UNAVAILABLE
     except socket.gaierror as error:
         return TEMPUNAVAIL if error.errno in _AGAIN else UNAVAILABLE
     except (OSError, UnicodeError):

@@ -1,0 +1,111 @@
+"""The open-relay guard's question, and what it makes of answers that are none (P5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from gateway.core.handover import Client
+from gateway.core.reply import Reply, reply
+from gateway.errors import LostError, UnreachableError
+from gateway.guard import Proof, Standing, probe, probe_each
+from gateway.ports import Downstream, OpenDownstream
+
+_OK = reply(250, "2.1.0", "Ok")
+
+
+class _Server:
+    """Answers MAIL and RCPT as told."""
+
+    waited_s = 0.0
+    is_per_recipient = False
+
+    def __init__(self, *answers: Reply | None) -> None:
+        self._answers = list(answers)
+        self.is_closed = False
+
+    async def exchange(self, commands: Sequence[bytes]) -> Sequence[Reply]:
+        del commands
+        answer = self._answers.pop(0)
+        if answer is None:
+            raise LostError("gone")
+        return [answer]
+
+    async def write(self, content: bytes) -> None:
+        raise AssertionError(f"a probe sends no content: {content!r}")
+
+    async def finish(self, recipients: int) -> Sequence[Reply]:
+        raise AssertionError(f"a probe sends no content to {recipients}")
+
+    async def close(self, *, politely: bool) -> None:
+        del politely
+        self.is_closed = True
+
+
+def _opens(server: Downstream) -> OpenDownstream:
+    async def open_downstream(client: Client) -> Downstream:
+        assert client.address == "192.0.2.1"
+        return server
+
+    return open_downstream
+
+
+async def _down(client: Client) -> Downstream:
+    raise UnreachableError(f"nobody for {client.address}")
+
+
+@pytest.mark.parametrize(
+    ("rcpt", "expected", "reason"),
+    [
+        (_OK, Standing.OPEN, "taken"),
+        (reply(251, "2.1.5", "Will forward"), Standing.OPEN, "taken, to be forwarded"),
+        (reply(554, "5.7.1", "Relay access denied"), Standing.SAFE, "refused"),
+        (reply(454, "4.7.1", "Relay access denied"), Standing.SAFE, "put off: Postfix's default"),
+    ],
+)
+async def test_answers(rcpt: Reply, expected: Standing, reason: str) -> None:
+    server = _Server(_OK, rcpt)
+    assert await probe(_opens(server), "a@b.invalid") is expected, reason
+    assert server.is_closed
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [reply(421, "4.3.2", "Too busy")],
+        [reply(451, "4.3.0", "Later")],
+        [reply(550, "5.7.1", "Not you")],
+        [None],
+        [_OK, reply(421, "4.7.0", "Bye")],
+        [_OK, None],
+    ],
+    ids=["busy", "later", "not-you", "lost", "rcpt-busy", "rcpt-lost"],
+)
+async def test_who_does_not_come_to_the_question_proves_nothing(
+    answers: Sequence[Reply | None],
+) -> None:
+    """P5: a server that is merely busy must not pass for one that refuses strangers."""
+    server = _Server(*answers)
+    with pytest.raises(UnreachableError):
+        await probe(_opens(server), "a@b.invalid")
+    assert server.is_closed
+
+
+def _safe() -> OpenDownstream:
+    return _opens(_Server(_OK, reply(554, "5.7.1", "No")))
+
+
+def _open() -> OpenDownstream:
+    return _opens(_Server(_OK, _OK))
+
+
+async def test_each_server_is_asked() -> None:
+    """P5: mail may go to any of them."""
+    who = "a@b.invalid"
+    assert await probe_each([_safe(), _safe()], who) == Proof(Standing.SAFE, (0, 1))
+    assert await probe_each([_safe(), _open()], who) == Proof(Standing.OPEN, (0,))
+    assert await probe_each([_down, _open()], who) == Proof(Standing.OPEN)
+    assert await probe_each([_down, _safe()], who) == Proof(Standing.SAFE, (1,))
+    with pytest.raises(UnreachableError):
+        await probe_each([_down, _down], "a@b.invalid")
