@@ -144,7 +144,7 @@ def check(config: ConfigFile) -> None:
 
     Ends with code 0 if there is none, else 2. No server is asked: that is what `doctor` does.
     """
-    from gateway.config_remark import missing_files, remarks
+    from gateway.config.remark import missing_files, remarks
 
     loaded = load_or_exit(config)
     missing = missing_files(loaded)
@@ -242,7 +242,7 @@ def scan(
     looked for within each PATH, and by recipient where messages have Delivered-To. Ends with code 2
     if something cannot be read.
     """
-    from gateway import scan_report as report
+    from gateway.scan import report
     from gateway.scan import scan as run
 
     found = run(paths, complain)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gateway.config_place import Endpoint
+from gateway.config.place import Endpoint
 from gateway.errors import ConfigError
 
 _BACKLOG = 1024

@@ -11,8 +11,8 @@ import time
 
 from gateway import wiring
 from gateway.config import Config
-from gateway.config_place import StoreScheme
-from gateway.config_type import OnFailure
+from gateway.config.place import StoreScheme
+from gateway.config.type import OnFailure
 from gateway.core.readiness import Condition, Readiness, readiness
 from gateway.edge.breaker import Breaker
 from gateway.edge.metrics import Metrics

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from gateway import wiring
 from gateway.config import Config
-from gateway.config_place import StoreScheme
+from gateway.config.place import StoreScheme
 from gateway.core.policy import Sight
 from gateway.core.report import Entry
 from gateway.core.story import (

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway.config import config_of, listening_at, load
-from gateway.config_key import Key, keys_of, tables
-from gateway.config_model import Config
-from gateway.config_place import Endpoint
-from gateway.config_source import variable_of
+from gateway.config.key import Key, keys_of, tables
+from gateway.config.model import Config
+from gateway.config.place import Endpoint
+from gateway.config.source import variable_of
 from gateway.core.envelope import Envelope
 from gateway.core.rule import Collisions, Match, Mode, Policy, policies
 from gateway.errors import ConfigError

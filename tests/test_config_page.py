@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway import config_page as page
-from gateway.config import config_of, load
-from gateway.config_key import keys_of, tables
-from gateway.config_model import Config
+from gateway.config import config_of, load, page
+from gateway.config.key import keys_of, tables
+from gateway.config.model import Config
 from gateway.core.rule import Match, Mode
 
 PROJECT = Path(__file__).parent.parent
@@ -18,7 +17,7 @@ REFERENCE = PROJECT / "docs" / "configuration.md"
 
 
 def test_both_files_are_up_to_date() -> None:
-    """If this fails: python -m gateway.config_page."""
+    """If this fails: python -m gateway.config.page."""
     assert EXAMPLE.read_text(encoding="utf-8") == page.example_file()
     assert REFERENCE.read_text(encoding="utf-8") == page.reference_page()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.config_place import (
+from gateway.config.place import (
     Endpoint,
     Scheme,
     Server,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.config import config_of
-from gateway.config_relation import PROBLEMS
+from gateway.config.relation import PROBLEMS
 from gateway.errors import ConfigError
 
 PUBLIC = {"smtp": ["0.0.0.0:25", "[::]:25"]}

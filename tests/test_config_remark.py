@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.config import config_of
-from gateway.config_remark import REMARKS, missing_files, remarks
+from gateway.config.remark import REMARKS, missing_files, remarks
 
 PUBLIC = {"smtp": ["0.0.0.0:25"]}
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gateway import config_source as source
-from gateway.config_key import Key, keys_of, tables
-from gateway.config_source import Problem
+from gateway.config import source
+from gateway.config.key import Key, keys_of, tables
+from gateway.config.source import Problem
 
 KEYS: list[Key] = [key for table in tables() if table != "policy" for key in keys_of(table)]
 

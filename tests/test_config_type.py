@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import config_type as kind
-from gateway.config_key import keys_of, tables
-from gateway.config_type import ListNotation, Notation, Tls
+from gateway.config import type as kind
+from gateway.config.key import keys_of, tables
+from gateway.config.type import ListNotation, Notation, Tls
 
 NOTATIONS: list[Notation | ListNotation] = [
     key.notation for table in tables() for key in keys_of(table)

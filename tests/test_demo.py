@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from gateway.core.policy import Action, Decision, Verdict
-from gateway.demo_letter import ALICE, Expected, each, letters
-from gateway.demo_post import Delivered, Outcome
+from gateway.demo.letter import ALICE, Expected, each, letters
+from gateway.demo.post import Delivered, Outcome
 from tests.support.process import Child, start, wait_until
 
 PROJECT = Path(__file__).parents[1]

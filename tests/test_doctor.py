@@ -17,7 +17,7 @@ from gateway import doctor
 from gateway.cli import app
 from gateway.config import Config, config_of
 from gateway.core.rule import Mode
-from gateway.doctor_finding import Finding, Level
+from gateway.doctor.finding import Finding, Level
 from tests.support.certificate import Pair, make_certificate
 from tests.support.gateway import Gateway, as_toml, running_gateway, settings_for
 from tests.support.postfix import GUARD, Postfix, Service, running_postfix

@@ -9,10 +9,10 @@ from pathlib import Path
 from gateway.core.policy import NEW
 from gateway.core.report import Entry
 from gateway.core.story import Holding, Story, as_json, holding_json
-from gateway.doctor_finding import Finding, Level
+from gateway.doctor.finding import Finding, Level
 from gateway.recall import Forgotten
-from gateway.scan_ledger import Example
-from gateway.scan_report import Choice, Named, Report
+from gateway.scan.ledger import Example
+from gateway.scan.report import Choice, Named, Report
 from gateway.trace import forgotten_json
 
 PAGE = (Path(__file__).parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")

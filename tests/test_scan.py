@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from gateway.cli import app
 from gateway.core.fingerprint import Fingerprinter
 from gateway.core.policy import examine
-from gateway.scan_message import MAX_SECTION_OCTETS, Message, messages
-from gateway.scan_source import Chunk
+from gateway.scan.message import MAX_SECTION_OCTETS, Message, messages
+from gateway.scan.source import Chunk
 from tests.support.client import deliver
 from tests.support.gateway import running_gateway, settings_for
 from tests.support.letter import DATE, fresh_id, letter

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import scan_source
-from gateway.scan_source import chunks, sources
+from gateway.scan import source as source_module
+from gateway.scan.source import chunks, sources
 
 LINE = b"From a@example.org Tue Nov 24 12:00:00 2026\n"
 ONE = b"Subject: one\n\nfirst\n"
@@ -162,7 +162,7 @@ def split(folder: Path, content: bytes) -> list[bytes]:
     return read(source)
 
 
-def read(source: scan_source.Source) -> list[bytes]:
+def read(source: source_module.Source) -> list[bytes]:
     found: list[bytes] = []
     for chunk in chunks(source):
         if chunk.place:
@@ -171,7 +171,7 @@ def read(source: scan_source.Source) -> list[bytes]:
     return found
 
 
-def found_in(path: Path) -> list[scan_source.Source]:
+def found_in(path: Path) -> list[source_module.Source]:
     return list(sources(path, lambda *_: None))
 
 
@@ -186,5 +186,5 @@ def crlf_of(content: bytes) -> bytes:
 @contextmanager
 def blocks_of(octets: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan_source, "_BLOCK_OCTETS", octets)
+        patch.setattr(source_module, "_BLOCK_OCTETS", octets)
         yield

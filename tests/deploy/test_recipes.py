@@ -1,4 +1,4 @@
-"""Every recipe of deploy/postfix/ with real servers: new, duplicate, partial, hostile; out and back."""
+"""Every recipe of deploy/postfix/ with real servers: each kind of mail, the way out and back."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def copy_until(
 
     The supervisor says that it has reloaded before each worker has.
     """
+    told: list[dict[str, Any]] = []
     for _ in range(20):
         told = copy(site, message_id, message, *recipients, lines=lines)
         if any(to["action"] == action for line in told for to in line["recipients"]):
@@ -142,8 +143,8 @@ def test_p5_postfix_logs_the_client(site: Site) -> None:
     pattern = {
         "mx-edge": rf"postfix/mailonce/smtpd\[\d+\]: {queue_id}: client=unknown\[{_STRANGER}\]$",
         "haproxy": rf"postfix/mailonce/smtpd\[\d+\]: {queue_id}: client=unknown\[{_STRANGER}\]$",
-        "proxy-filter": rf"postfix/mailonce/smtpd\[\d+\]: {queue_id}: client=localhost\[127.0.0.1\],"
-        rf" orig_client=unknown\[{_STRANGER}\]$",
+        "proxy-filter": rf"postfix/mailonce/smtpd\[\d+\]: {queue_id}: "
+        rf"client=localhost\[127\.0\.0\.1\], orig_client=unknown\[{_STRANGER}\]$",
         "relayhost": rf"status=sent \(250 2\.0\.0 Ok: queued as {queue_id}\)$",
     }[site.recipe.folder.name]
     log.wait_for_line(pattern)

@@ -98,6 +98,7 @@ def start(
     *,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    descriptors: Sequence[int] = (),
 ) -> Child:
     """Start a program; its output is appended to a file.
 
@@ -106,6 +107,7 @@ def start(
         log: for its standard output and error.
         folder: to run in.
         environment: additions to ours.
+        descriptors: files that it inherits, besides the first three.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -116,6 +118,7 @@ def start(
             cwd=folder,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
+            pass_fds=descriptors,
         )
     child = Child(process, log)
     _RUNNING[process.pid] = child

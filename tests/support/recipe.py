@@ -1,7 +1,7 @@
 """The recipes of deploy/postfix/, run from exactly their files.
 
-Only what cannot be the same on a test machine is put in the place of what stands there: ports, paths,
-addresses. What is to be replaced must be there: a recipe that has changed is noticed.
+Only what cannot be the same on a test machine is put in the place of what stands there: ports,
+paths, addresses. What is to be replaced must be there: a recipe that has changed is noticed.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from rich.text import Text
 from gateway.core.message_id import Form
 from gateway.core.policy import Action, Verdict
 from gateway.core.rule import Match
-from gateway.scan_ledger import Example, Ledger
+from gateway.scan.ledger import Example, Ledger
 
 _LISTED = 100
 _SHOWN = 10

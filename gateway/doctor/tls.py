@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway import wiring
 from gateway.config import Config
-from gateway.doctor_finding import Finding, fail, ok, warn
+from gateway.doctor.finding import Finding, fail, ok, warn
 from gateway.errors import ConfigError
 
 _SOON_S = 14 * 86_400

@@ -1,13 +1,13 @@
 """The configuration: TOML and environment in, one frozen model out.
 
-    config_source    where it comes from           config_page     the reference
-    config_type      how values are written        config_place    how places are
-    config_model     every key with its default    config_key      the same as data
-    config_relation  what must hold between keys   config_remark   what is only odd
+    source    where it comes from           page     the reference
+    type      how values are written        place    how places are
+    model     every key with its default    key      the same as data
+    relation  what must hold between keys   remark   what is only odd
 
 `load` and `config_of` raise `ConfigError` with every problem at once, each as ``key.path: message``
 in the order of the file. Certificates and other files that are named in it are not looked at here;
-`config_remark.missing_files` does that for `mailonce check`.
+`remark.missing_files` does that for `mailonce check`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway import config_relation as relation
-from gateway import config_source as source
-from gateway.config_key import keys_of, tables
-from gateway.config_model import Config
-from gateway.config_place import Endpoint
-from gateway.config_source import Problem
+from gateway.config import relation, source
+from gateway.config.key import keys_of, tables
+from gateway.config.model import Config
+from gateway.config.place import Endpoint
+from gateway.config.source import Problem
 from gateway.errors import ConfigError
 
 __all__ = ["Config", "config_of", "listening_at", "load"]

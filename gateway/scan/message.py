@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gateway.core.fingerprint import Fingerprinter
 from gateway.core.header import collapsed, header_length
 from gateway.core.policy import Examination, examine
-from gateway.scan_source import Chunk
+from gateway.scan.source import Chunk
 
 MAX_SECTION_OCTETS = 256 << 10
 """A longer header section passes the gateway unchecked (the default of ``limits.header_size``)."""

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.config import Config
-from gateway.config_remark import missing_files, remarks
-from gateway.doctor_finding import Finding, fail, ok, warn
+from gateway.config.remark import missing_files, remarks
+from gateway.doctor.finding import Finding, fail, ok, warn
 
 # Besides sessions: listeners, the list, logs, shared memory, libraries.
 _OTHER_DESCRIPTORS = 64

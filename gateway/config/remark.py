@@ -13,11 +13,11 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from gateway.config_model import Config
-from gateway.config_place import Scheme, is_loopback
-from gateway.config_relation import Relation
-from gateway.config_source import Problem
-from gateway.config_type import show_duration
+from gateway.config.model import Config
+from gateway.config.place import Scheme, is_loopback
+from gateway.config.relation import Relation
+from gateway.config.source import Problem
+from gateway.config.type import show_duration
 from gateway.core.handover import HandOver
 from gateway.core.rule import Match, Mode, Network
 

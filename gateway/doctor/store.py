@@ -15,11 +15,11 @@ from pathlib import Path
 
 from gateway import wiring
 from gateway.config import Config
-from gateway.config_place import StoreScheme
-from gateway.config_type import show_duration
+from gateway.config.place import StoreScheme
+from gateway.config.type import show_duration
 from gateway.core.policy import NEW
 from gateway.core.unique_id import MESSAGE_OCTETS, RECIPIENT_OCTETS, UniqueId
-from gateway.doctor_finding import Finding, fail, ok, warn
+from gateway.doctor.finding import Finding, fail, ok, warn
 from gateway.edge.redis_inspection import RedisState, inspect
 from gateway.errors import ConfigError, TrackingListError
 

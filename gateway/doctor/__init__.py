@@ -17,12 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.config import Config
-from gateway.doctor_downstream import check_downstream
-from gateway.doctor_finding import Finding, Level
-from gateway.doctor_listen import check_listeners
-from gateway.doctor_machine import check_configuration, check_machine
-from gateway.doctor_store import check_store, check_times
-from gateway.doctor_tls import check_tls
+from gateway.doctor.downstream import check_downstream
+from gateway.doctor.finding import Finding, Level
+from gateway.doctor.listen import check_listeners
+from gateway.doctor.machine import check_configuration, check_machine
+from gateway.doctor.store import check_store, check_times
+from gateway.doctor.tls import check_tls
 
 _WIDTH = 132
 _FAREWELL_S = 0.25

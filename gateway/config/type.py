@@ -1,9 +1,9 @@
 """How the values of a configuration are written: durations, sizes, words, networks and names.
 
 Each `parse_…` function takes what TOML, JSON or the environment gave, of whatever type, and returns
-a frozen value; where things are (endpoints, servers, URLs) is in `config_place`. None of them reads
+a frozen value; where things are (endpoints, servers, URLs) is in `config.place`. None of them reads
 a file, resolves a name or knows a key; relations between keys are the business of
-`config_relation`. A `Notation` makes such a function the type of a key.
+`config.relation`. A `Notation` makes such a function the type of a key.
 
 They fail with a ``ValueError`` whose text is meant for a postmaster and stands behind the key, as
 in ``expected a size such as "256KiB", got "much"``. Values that can hold a password are never
@@ -96,7 +96,7 @@ class Notation:
     """How one key's value is written: the type of the key, as an annotation.
 
     Attributes:
-        parse: one of the functions of this module or of `config_place`, its bounds applied.
+        parse: one of the functions of this module or of `config.place`, its bounds applied.
         says: what may be written, for the reference.
         read: makes of an environment variable's text what TOML would have given.
     """

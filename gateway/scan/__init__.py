@@ -23,10 +23,10 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from gateway.scan_ledger import Ledger
-from gateway.scan_message import messages
-from gateway.scan_report import Report, report_of
-from gateway.scan_source import Chunk, Source, chunks, sources
+from gateway.scan.ledger import Ledger
+from gateway.scan.message import messages
+from gateway.scan.report import Report, report_of
+from gateway.scan.source import Chunk, Source, chunks, sources
 
 _STEP_OCTETS = 1 << 20
 

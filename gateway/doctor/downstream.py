@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from gateway import wiring
 from gateway.config import Config
-from gateway.config_place import Scheme, Server, is_loopback
-from gateway.config_type import Tls
+from gateway.config.place import Scheme, Server, is_loopback
+from gateway.config.type import Tls
 from gateway.core.handover import Client, HandOver
-from gateway.doctor_finding import Finding, fail, ok, warn
+from gateway.doctor.finding import Finding, fail, ok, warn
 from gateway.edge.metrics import Metrics
 from gateway.errors import DownstreamError, IdentityError, UnreachableError
 from gateway.guard import Standing, probe

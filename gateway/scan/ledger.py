@@ -26,7 +26,7 @@ from gateway.core.policy import (
 )
 from gateway.core.rule import Match, Mode, Policy
 from gateway.core.unique_id import Sealer
-from gateway.scan_message import Message
+from gateway.scan.message import Message
 
 _CACHE_KIB = 32_768
 _MAX_NAMES = 20_000

@@ -1,6 +1,6 @@
 """Where things are: endpoints to listen on, servers to pass mail to, the tracking list's URL.
 
-The same rules hold as in `config_type`: each `parse_…` function takes whatever came and returns a
+The same rules hold as in `config.type`: each `parse_…` function takes whatever came and returns a
 frozen value, nothing is opened or resolved, and the ``ValueError`` it fails with is meant for a
 postmaster. A store URL is never quoted, since it can hold a password.
 """
@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from pydantic import SecretStr
 
-from gateway.config_type import Notation, is_host_name, is_path, refusal
+from gateway.config.type import Notation, is_host_name, is_path, refusal
 from gateway.core.rule import address_of
 
 _HOST_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?")

@@ -1,7 +1,7 @@
 """What must hold between the keys of a configuration, whatever each of them says alone.
 
 A combination is refused if it is unsafe for the mail server behind us (the open-relay guard, P5) or
-bound to fail; what merely looks odd is for `config_remark`. Each text names the remedy. Relations
+bound to fail; what merely looks odd is for `config.remark`. Each text names the remedy. Relations
 are pure, one function each, listed in `PROBLEMS`; the docstring is what the reference says of it.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
-from gateway.config_model import Config
-from gateway.config_place import Endpoint, Scheme, Server, StoreScheme, is_loopback
-from gateway.config_source import Problem
-from gateway.config_type import Tls, show_duration
+from gateway.config.model import Config
+from gateway.config.place import Endpoint, Scheme, Server, StoreScheme, is_loopback
+from gateway.config.source import Problem
+from gateway.config.type import Tls, show_duration
 from gateway.core.handover import HandOver
 from gateway.core.rule import Network
 

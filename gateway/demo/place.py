@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config import Config, load
-from gateway.config_place import host_port
-from gateway.demo_letter import CAROL
+from gateway.config.place import host_port
+from gateway.demo.letter import CAROL
 from gateway.errors import ConfigError
 
 HOST = "127.0.0.1"

@@ -1,6 +1,6 @@
 """The configuration in print: the example file and the reference, both written from the model.
 
-``python -m gateway.config_page`` writes ``config.example.toml`` and ``docs/configuration.md`` anew,
+``python -m gateway.config.page`` writes ``config.example.toml`` and ``docs/configuration.md`` anew,
 from the folder of the project; a test holds both against what would be written. Tables are
 introduced by the docstrings of their models, keys by their comments, relations by the docstrings of
 their functions: there is no second place to keep.
@@ -13,10 +13,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from gateway.config_key import Key, keys_of, tables
-from gateway.config_relation import PROBLEMS, Relation
-from gateway.config_remark import REMARKS
-from gateway.config_source import variable_of
+from gateway.config.key import Key, keys_of, tables
+from gateway.config.relation import PROBLEMS, Relation
+from gateway.config.remark import REMARKS
+from gateway.config.source import variable_of
 
 EXAMPLE = Path("config.example.toml")
 REFERENCE = Path("docs/configuration.md")
@@ -44,7 +44,7 @@ _RULE_VALUES = {
 _REFERENCE_HEAD = """\
 # Configuration
 
-<!-- Written by `python -m gateway.config_page`; changes belong into gateway/config_model.py. -->
+<!-- Written by `python -m gateway.config.page`; changes belong into gateway/config/model.py. -->
 
 `mailonce` reads one TOML file, `--config FILE`. Every key has a default; a file need only hold what
 differs. [`config.example.toml`](../config.example.toml) holds them all.

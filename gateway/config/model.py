@@ -2,7 +2,7 @@
 
 One frozen model per TOML table; the example file and the reference are written from them. Defaults
 stand here as TOML writes them and are read like any other value. Relations between keys are in
-`config_relation`, so a model that was not made by `config.load` or `config.config_of` has not been
+`config.relation`, so a model that was not made by `config.load` or `config.config_of` has not been
 checked for them, the open-relay guard among them. Nothing here opens a file or a connection.
 """
 
@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from gateway.config_place import ENDPOINT, SERVER, STORE_URL, Endpoint, Server, StoreUrl
-from gateway.config_type import (
+from gateway.config.place import ENDPOINT, SERVER, STORE_URL, Endpoint, Server, StoreUrl
+from gateway.config.type import (
     ADDRESS,
     FLAG,
     HOST_NAME,

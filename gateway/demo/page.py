@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.config_place import host_port
-from gateway.demo_letter import CAROL
-from gateway.demo_place import HOST, Place
-from gateway.demo_post import Outcome
+from gateway.config.place import host_port
+from gateway.demo.letter import CAROL
+from gateway.demo.place import HOST, Place
+from gateway.demo.post import Outcome
 
 _WIDTH = 132
 _TEXT_WIDTH = 42

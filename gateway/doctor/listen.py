@@ -18,11 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from gateway.config import Config
-from gateway.config_place import Endpoint
+from gateway.config.place import Endpoint
 from gateway.core import answer
 from gateway.core.handover import PROXY_LOCAL_HEADER
 from gateway.core.rule import address_of, is_within
-from gateway.doctor_finding import Finding, fail, ok, warn
+from gateway.doctor.finding import Finding, fail, ok, warn
 
 _ANSWER_S = 3.0
 # What we say instead of a greeting.

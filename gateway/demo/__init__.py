@@ -24,11 +24,11 @@ from rich.text import Text
 
 from gateway import wiring
 from gateway.config import Config, load
-from gateway.config_place import host_port
-from gateway.demo_letter import counted, letters
-from gateway.demo_page import console_of_stdout, tell_counts, tell_end, tell_outcomes, tell_where
-from gateway.demo_place import HOST, HOSTNAME, Place, configured, folder_at, logging_to, place_in
-from gateway.demo_post import Post
+from gateway.config.place import host_port
+from gateway.demo.letter import counted, letters
+from gateway.demo.page import console_of_stdout, tell_counts, tell_end, tell_outcomes, tell_where
+from gateway.demo.place import HOST, HOSTNAME, Place, configured, folder_at, logging_to, place_in
+from gateway.demo.post import Post
 from gateway.errors import GatewayError
 from gateway.service import Service
 

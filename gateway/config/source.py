@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.config_key import Key
-from gateway.config_type import show
+from gateway.config.key import Key
+from gateway.config.type import show
 from gateway.errors import ConfigError
 
 PREFIX = "MAILONCE_"

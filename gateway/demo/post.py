@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gateway.core.content import END_OF_DATA, stuffed
 from gateway.core.policy import Action, Decision, Verdict
-from gateway.demo_letter import SENDER, Letter
+from gateway.demo.letter import SENDER, Letter
 from gateway.ports import History
 
 _TIMEOUT_S = 10.0

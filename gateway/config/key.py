@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gateway.config_model import Config, PolicyTable, Table
-from gateway.config_type import ListNotation, Notation
+from gateway.config.model import Config, PolicyTable, Table
+from gateway.config.type import ListNotation, Notation
 
 
 @dataclass(frozen=True, slots=True)
