@@ -2,19 +2,26 @@
 
 The package is built in floors; imports go down only (`make check` proves it):
 
-    0  errors        our exception tree
-    1  core/         pure: bytes and values in, decisions out
-    2  ports         what the upper floors ask of the world
-       config        TOML and environment to a frozen model
-       watchdog      one timer for many waits
-    3  screening     examine, claim, decide, settle for one message
-       spool         where a suspect message waits
-       edge/         adapters: tracking lists, downstream, journal, metrics
-    4  relay         one SMTP transaction, top to bottom
-    5  faces/        wire protocols towards our clients
-    6  service       the only wiring
-    7  cli, demo     commands
-    8  __main__      ``python -m gateway``
+    0  errors          our exception tree
+    1  core/           pure: bytes and values in, decisions out
+    2  ports           what the upper floors ask of the world
+       config/         TOML and environment to a frozen model
+       watchdog        one timer for many waits
+    3  screening       examine, claim, decide, settle for one message
+       inflow, spool   content as it comes in; where a suspect message waits
+       recall          what list and journal know of the past
+       edge/           adapters: tracking lists, downstream, journal, metrics
+    4  plan, account   what shall be done with a message; what became of it
+       hop, guard      our session with the downstream; the open-relay guard
+       relay           one client's transactions, top to bottom
+    5  faces/          wire protocols towards our clients: SMTP, milter, HTTP
+    6  wiring          from the configuration to the parts
+       worker          one process that serves (control, shared_memory)
+       supervisor      keeps the workers (listener, lookout, systemd)
+       service         ``mailonce serve``
+    7  demo/ doctor/ scan/ trace    the other commands
+       cli             what each prints, and how it ends
+    8  __main__        ``python -m gateway``
 
 Start reading at ``docs/flow.md``, then ``core/policy.py``, ``screening.py``, ``relay.py``,
 ``faces/smtp.py``.

@@ -90,7 +90,7 @@ class SmtpSession(SmtpConnection):
         return None
 
     async def _pass_on(self, first: Command) -> None:
-        """Pass a MAIL or RCPT on, along with the RCPTs that wait behind it (RFC 2920 section 3.1)."""
+        """Pass a MAIL or RCPT on, with the RCPTs that wait behind it (RFC 2920 section 3.1)."""
         commands = [first]
         if self._input.has_more:
             commands += self._pipelined(first)
