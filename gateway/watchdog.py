@@ -42,6 +42,8 @@ class Watchdog:
     def close(self) -> None:
         """Let go of the loop's timer."""
         self._deadline = self._rings_at = math.inf
+        # Whoever owns us is called back by us: a circle that only the collector would find.
+        self._on_expiry = _nobody
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -62,3 +64,7 @@ class Watchdog:
             return
         self._deadline = math.inf
         self._on_expiry()
+
+
+def _nobody() -> None:
+    """Nobody waits any more."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gateway.core.reply import Reply, reply
 from gateway.core.tag import ALLOWANCE_OCTETS
@@ -38,8 +39,9 @@ class Capabilities:
 NOTHING = Capabilities()
 
 
+@lru_cache(maxsize=64)
 def parse_ehlo(answer: Reply) -> Capabilities:
-    """Read the extensions from a successful EHLO reply."""
+    """Read the extensions from a successful EHLO reply; remembered, as each session hears it."""
     extensions = []
     for line in answer.lines[1:]:
         keyword, _, parameters = line.decode("latin-1").strip().partition(" ")

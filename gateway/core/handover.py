@@ -8,6 +8,7 @@ refusal as the end of the session.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ipaddress import ip_address
 
 from gateway.core.rule import address_of
 
+_NOT_XTEXT = re.compile(rb"[^!-~]|[+=]")
 _UNAVAILABLE = "[UNAVAILABLE]"
 _MAX_VALUE_OCTETS = 255
 # RFC 5321 section 4.5.3.1.4: 512 octets a command line, its CRLF included.
@@ -136,10 +138,7 @@ def proxy_header(client: Client) -> bytes | None:
 
 def xtext(value: str) -> bytes:
     """Encode a value (RFC 3461 section 4): "+", "=", controls and non-ASCII become +XX."""
-    return b"".join(
-        b"%c" % octet if 0x21 <= octet <= 0x7E and octet not in b"+=" else b"+%02X" % octet
-        for octet in value.encode("latin-1", "replace")
-    )
+    return _NOT_XTEXT.sub(lambda match: b"+%02X" % match[0][0], value.encode("latin-1", "replace"))
 
 
 def _value(value: str) -> bytes:

@@ -50,6 +50,7 @@ class Reply:
         return " / ".join(line.decode("latin-1") for line in self.wire.splitlines())
 
 
+@lru_cache(maxsize=256)
 def reply(code: int, enhanced: str, *texts: str) -> Reply:
     """Build a reply of our own.
 
