@@ -24,7 +24,13 @@ from gateway.core.handover import Client
 from gateway.core.policy import Examination, examine
 from gateway.core.reply import Reply
 from gateway.core.report import Keep, entries
-from gateway.errors import ContentRefusedError, IdentityError, LostError, UnreachableError
+from gateway.errors import (
+    ContentRefusedError,
+    IdentityError,
+    LostError,
+    SpoolError,
+    UnreachableError,
+)
 from gateway.hop import Command, Hop, Transaction, transaction_of
 from gateway.inflow import Blocks, Body, Content, Head, read_head
 from gateway.plan import Plan, plan_of
@@ -122,7 +128,8 @@ class Relay:
         The downstream is connected at the first MAIL. Where it cannot be, the replies are ours; so
         are those to commands that make no sense here.
         """
-        if self._hop is None:
+        is_fresh = self._hop is None
+        if is_fresh:
             if not commands[0].is_mail:
                 return [answer.NEED_MAIL] * len(commands)
             if failure := await self._connect():
@@ -131,6 +138,10 @@ class Relay:
         try:
             replies = await self._session().ask([command.line for command in commands])
         except LostError as error:
+            if commands[0].is_mail and not is_fresh:
+                # The server may have ended an idle session; nothing was begun that could be lost.
+                self._drop_hop()
+                return await self.exchange(commands)
             self._lost(error)
             replies = [answer.LOST] * len(commands)
         for command, reply in zip(commands, replies, strict=True):
@@ -302,6 +313,11 @@ class Relay:
             except LostError as error:
                 self._lost(error)
                 replies |= dict.fromkeys(edition.members, answer.LOST)
+            except SpoolError as error:
+                # Another edition may have been accepted: what it came to must be remembered.
+                arrival.desk.journal.complain("spool_failed", str(error))
+                await self.close(politely=False)
+                replies |= dict.fromkeys(edition.members, answer.NO_ROOM)
         if not plan.editions and self._hop is not None:
             self._hop.leave_open()
         return replies

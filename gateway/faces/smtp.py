@@ -183,7 +183,10 @@ class SmtpSession(SmtpConnection):
         if argument:
             self._complain(answer.NO_ARGUMENT)
         else:
-            self._output.say(await self._relay.reset())
+            said = await self._relay.reset()
+            self._output.say(said)
+            if said.code == _CLOSING:
+                self._end(None, "refused")
 
     def smtp_NOOP(self, line: bytes, argument: bytes) -> None:
         """Do nothing (RFC 5321 section 4.1.1.9)."""

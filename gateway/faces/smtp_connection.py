@@ -32,6 +32,7 @@ from gateway.relay import Relay
 COMMAND_OCTETS = 2048
 """RFC 5321 section 4.5.3.1.4 says 512; RFC 3461 section 5.4 adds 500, SMTPUTF8 paths more."""
 
+_LINGER_S = 10.0
 _SKIPPED_OCTETS = 64 * 1024
 _BEFORE_TLS = frozenset((b"EHLO", b"HELO", b"NOOP", b"QUIT", b"RSET", b"STARTTLS"))
 
@@ -151,6 +152,10 @@ class SmtpConnection(SMTP):
                 self._end(self._farewell, "ok")
                 return
             timeout_s = self._reception.settings.idle_timeout_s
+            if self._output.is_full:
+                # 64 KiB of HELP would be five megabytes of replies, and nobody else's turn.
+                self._output.flush()
+                await asyncio.sleep(0)
             if self._output.is_paused:
                 await self._output.drained(timeout_s)
             self._is_at_rest = not self._relay.is_open
@@ -265,8 +270,12 @@ class SmtpConnection(SMTP):
     async def _finish(self) -> None:
         """Close both sides, and be counted out."""
         self._output.flush()
-        if self.transport is not None:
-            self.transport.close()
+        if (transport := self.transport) is not None:
+            transport.close()
+            if transport.get_write_buffer_size():
+                # Closing waits for the client to read; one that never does would stay for ever, and
+                # count as nobody's session.
+                self.loop.call_later(_LINGER_S, transport.abort)
         self._input.close()
         self._reception.leave(self, self._peer)
         self._reception.meter.session_ended(is_tls=self._is_tls, result=self._result)

@@ -137,12 +137,16 @@ class Input:
 
         Raises:
             ClientGoneError: no whole line will come any more.
-            ClientSilentError: nothing came in time.
+            ClientSilentError: the line did not come in time, or the client sends a bit of it now and
+                then: it could keep a session for days.
         """
+        begun_s: float | None = None
         while (line := self.take_line()) is None:
             if len(self._buffer) - self._at > limit_octets:
                 return self.take_block()
-            await self.arrival(timeout_s)
+            left_s = timeout_s if begun_s is None else begun_s + timeout_s - time.monotonic()
+            await self.arrival(left_s)
+            begun_s = begun_s or self._waited_since
         return line
 
     async def skip_line(self, limit_octets: int, timeout_s: float) -> bool:
@@ -150,14 +154,15 @@ class Input:
 
         Raises:
             ClientGoneError: no line end will come any more.
-            ClientSilentError: nothing came in time.
+            ClientSilentError: it did not come in time.
         """
+        give_up_s = time.monotonic() + timeout_s
         skipped = 0
         while skipped <= limit_octets:
             if self.take_line() is not None:
                 return True
             skipped += len(self.take_block())
-            await self.arrival(timeout_s)
+            await self.arrival(give_up_s - time.monotonic())
         return False
 
     async def block(self, timeout_s: float) -> bytes:

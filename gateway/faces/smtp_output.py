@@ -12,17 +12,20 @@ import asyncio
 from gateway.core.reply import Reply
 from gateway.errors import ClientGoneError, ClientSilentError
 
+_FULL_OCTETS = 16 * 1024
+
 
 class Output:
     """One client's replies."""
 
-    __slots__ = ("_loop", "_transport", "_unsent", "_writable")
+    __slots__ = ("_loop", "_transport", "_unsent", "_unsent_octets", "_writable")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Say nothing yet."""
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
+        self._unsent_octets = 0
         self._writable: asyncio.Future[None] | None = None
 
     def attach(self, transport: asyncio.Transport | None) -> None:
@@ -34,12 +37,14 @@ class Output:
     def say(self, said: Reply) -> None:
         """Tell the client something, soon."""
         self._unsent.append(said.wire)
+        self._unsent_octets += len(said.wire)
 
     def flush(self) -> None:
         """Tell the client now what was said so far."""
         if self._unsent:
             wire = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
             self._unsent.clear()
+            self._unsent_octets = 0
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.write(wire)
 
@@ -54,6 +59,11 @@ class Output:
             if not self._writable.done():
                 self._writable.set_result(None)
             self._writable = None
+
+    @property
+    def is_full(self) -> bool:
+        """Say whether so much was said that it should go out, whatever else the client asks."""
+        return self._unsent_octets > _FULL_OCTETS
 
     @property
     def is_paused(self) -> bool:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import cast
 
+import pytest
+
+from gateway.errors import ClientSilentError
 from gateway.faces.smtp_input import Input
 
 _BLOCK = b"X" * 65_536
@@ -64,4 +68,30 @@ async def test_reading_goes_on_for_one_who_wants_more_than_waits() -> None:
     assert transport.is_reading()
     client.feed(_BLOCK)
     assert await waiting == 3 * _BLOCK
+    client.close()
+
+
+async def test_a_line_that_comes_bit_by_bit_has_its_time_out_as_a_whole() -> None:
+    client, _ = _input()
+    waiting = asyncio.ensure_future(client.line(2048, 0.3))
+    begun = time.monotonic()
+    while not waiting.done() and time.monotonic() - begun < 10:
+        client.feed(b"N")
+        await asyncio.sleep(0.05)
+    with pytest.raises(ClientSilentError):
+        await waiting
+    assert time.monotonic() - begun < 5
+    client.close()
+
+
+async def test_what_is_skipped_has_its_time_out_as_a_whole() -> None:
+    client, _ = _input()
+    waiting = asyncio.ensure_future(client.skip_line(2048, 0.3))
+    begun = time.monotonic()
+    while not waiting.done() and time.monotonic() - begun < 10:
+        client.feed(b"N")
+        await asyncio.sleep(0.05)
+    with pytest.raises(ClientSilentError):
+        await waiting
+    assert time.monotonic() - begun < 5
     client.close()
