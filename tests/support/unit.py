@@ -127,6 +127,7 @@ class Unit:
 
     def start(self) -> None:
         """Start the service, and wait until it says that it is ready, as `Type=notify` does."""
+        self._listen()
         self.states.clear()
         descriptor = str(self._listener.fileno()) if self._listener is not None else "-"
         self._child = start(
