@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gateway.core import answer
 from gateway.core.conclusion import Conclusion
@@ -15,13 +14,14 @@ from gateway.core.envelope import Envelope
 from gateway.core.handover import Client
 from gateway.core.policy import Action, Decision, Examination, Verdict, summary
 from gateway.core.report import Outcome, Report
+from gateway.core.value import value
 from gateway.errors import ContentRefusedError
 from gateway.screening import Screened
 
 _RECURRING = (Verdict.DUPLICATE, Verdict.COLLISION)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Passage:
     """How a message came to its end.
 

@@ -9,12 +9,12 @@ Fails with `LostError` if the session breaks; then it is over, and the next MAIL
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from gateway.core.conclusion import final, refusal, worst
 from gateway.core.content import stuffed
 from gateway.core.envelope import Envelope, PathArgument, normalized
 from gateway.core.reply import Reply
+from gateway.core.value import value
 from gateway.errors import LostError
 from gateway.inflow import Blocks
 from gateway.ports import Downstream
@@ -25,7 +25,7 @@ _GO_AHEAD = 354
 _CLOSING = 421
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Command:
     """A MAIL or RCPT command that the face found well-formed.
 
@@ -40,7 +40,7 @@ class Command:
     argument: PathArgument
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Transaction:
     """An envelope as the downstream has accepted it.
 

@@ -6,13 +6,13 @@ unstuffed. Fails with the `ClientError` of the content's source.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.core.content import Unstuffer, unstuffed
 from gateway.core.fingerprint import Fingerprinter
 from gateway.core.header import header_length
 from gateway.core.policy import Examination
+from gateway.core.value import value
 
 
 class Blocks(Protocol):
@@ -48,7 +48,7 @@ class Content(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Head:
     """The beginning of a message.
 

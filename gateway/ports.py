@@ -7,7 +7,6 @@ libraries into the exceptions named here.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -16,9 +15,10 @@ from gateway.core.policy import Sighting
 from gateway.core.reply import Reply
 from gateway.core.report import Entry, Report
 from gateway.core.unique_id import UniqueId
+from gateway.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Record:
     """A confirmed sighting as a tracking list keeps it.
 
@@ -137,7 +137,7 @@ class Downstream(Protocol):
         """Send commands, each a line with CRLF, and return their replies in order."""
 
     def write(self, content: bytes) -> Awaitable[None]:
-        """Send content octets in wire form, in the order of calls; waits while the downstream is slow to take them."""
+        """Send content octets in wire form; waits while the downstream is slow to take them."""
 
     async def finish(self, recipients: int) -> Sequence[Reply]:
         """Send the final dot and wait for the outcome.

@@ -24,6 +24,7 @@ from gateway.core.handover import Client
 from gateway.core.policy import Examination, examine
 from gateway.core.reply import Reply
 from gateway.core.report import Keep, entries
+from gateway.core.value import value
 from gateway.errors import (
     ContentRefusedError,
     IdentityError,
@@ -73,7 +74,7 @@ class Desk:
     settings: RelaySettings
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Arrival:
     """One message on its way through `Relay.message`: what does not change from step to step."""
 

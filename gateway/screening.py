@@ -37,6 +37,7 @@ from gateway.core.reply import Reply
 from gateway.core.report import Entry, queue_id_of
 from gateway.core.rule import Match, Mode, Policy, Rule, policies
 from gateway.core.unique_id import Identity, Sealer, UniqueId
+from gateway.core.value import value
 from gateway.errors import TrackingListError
 from gateway.ports import Record, TrackingList
 
@@ -68,7 +69,7 @@ class ScreeningSettings:
     provisional_s: float = 600.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Candidate:
     """One recipient's copy on its way through the steps.
 
@@ -87,7 +88,7 @@ class Candidate:
     is_same_content: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Screened:
     """A message between two steps.
 

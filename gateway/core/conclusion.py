@@ -8,16 +8,16 @@ taken for delivered; what was accepted stays confirmed, and a retry finds it so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from gateway.core import answer
 from gateway.core.policy import Action, Decision, Verdict
 from gateway.core.reply import Reply
+from gateway.core.value import value
 
 _RELAYING = (Action.RELAYED, Action.TAGGED, Action.OBSERVED)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Conclusion:
     """The end of one transaction.
 

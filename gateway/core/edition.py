@@ -19,9 +19,10 @@ from gateway.core.tag import (
     modest,
     repaired_id,
 )
+from gateway.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Edition:
     """One form in which a message leaves.
 

@@ -8,7 +8,8 @@ downstream's right.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from gateway.core.value import value
 
 # "FROM:" / "TO:", blanks seen in practice, then a bracketed path with quoted parts, or a bare one.
 # A backslash outside quotes is no grammar, but servers honour it: ``<a\>b@c>`` is one path.
@@ -21,7 +22,7 @@ _SOURCE_ROUTE = re.compile(rb"@[^:]*:")
 _SIZE = re.compile(rb"(?i)(?:^|[ \t])SIZE=(\d{1,20})(?=[ \t]|$)")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PathArgument:
     """What follows MAIL or RCPT.
 
@@ -40,7 +41,7 @@ class PathArgument:
         return int(match[1]) if match else None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Envelope:
     """Sender and recipients of one transaction.
 

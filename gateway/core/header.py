@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+
+from gateway.core.value import value
 
 # field = field-name *WSP ":" unstructured CRLF. RFC 5322 section 4.5.8 allows blanks before the
 # colon; octets above 127 and LF without CR are seen in practice (the latter in files only).
@@ -19,7 +20,7 @@ _FIELD = re.compile(rb"([!-9;-~\x80-\xff]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+
 _MBOX_LINES = re.compile(rb"(?:>*From [^\n]*\n)*")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Field:
     """One header field and where it stands.
 

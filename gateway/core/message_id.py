@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from gateway.core.header import unfolded
+from gateway.core.value import value
 
 _ATEXT = rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\x80-\xff]"
 _DOT_ATOM = _ATEXT + rb"+(?:\." + _ATEXT + rb"+)*"
@@ -63,7 +63,7 @@ class Form(StrEnum):
     MISSING = "missing"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MessageId:
     """The identity a message claims for itself.
 

@@ -21,6 +21,7 @@ from gateway.core.header import Field, collapsed, select, unfolded
 from gateway.core.message_id import Form, MessageId, canonical_of, message_id_of
 from gateway.core.rule import Collisions, Match, Mode, Policy
 from gateway.core.unique_id import Identity
+from gateway.core.value import value
 
 OUR_FIELD = b"x-mailonce"
 _SIGNATURES = (b"dkim-signature", b"arc-message-signature")
@@ -74,7 +75,7 @@ class Sight(StrEnum):
     SEEN = "seen"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Sighting:
     """Answer of the tracking list to one claim.
 
@@ -103,7 +104,7 @@ NEW = Sighting(Sight.NEW)
 IN_FLIGHT = Sighting(Sight.IN_FLIGHT)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Examination:
     """What the header section says.
 
@@ -139,7 +140,7 @@ class Examination:
         return self.message_id.canonical is None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decision:
     """What to do with a message for one recipient."""
 

@@ -20,6 +20,7 @@ from gateway.core.message_id import Form
 from gateway.core.policy import Action, Decision, Sight, Sighting, Verdict
 from gateway.core.reply import Reply
 from gateway.core.unique_id import UniqueId
+from gateway.core.value import value
 
 # Postfix says "queued as 4ABC", Exim "OK id=1tEXyz-000AbC-DE".
 _QUEUE_ID = re.compile(rb"(?i)\b(?:queued as |id=)([A-Za-z0-9._-]{1,64})")
@@ -34,7 +35,7 @@ class Keep(StrEnum):
     ALL = "all"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """What became of a message for one recipient.
 
@@ -54,7 +55,7 @@ class Outcome:
     reply: Reply | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Report:
     """All that is known of one transaction once it is over.
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gateway.core.envelope import normalized
+from gateway.core.value import value
 
 MESSAGE_OCTETS = 12
 RECIPIENT_OCTETS = 8
 _MAX_KEY_OCTETS = 64
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UniqueId:
     """Key of one tracked (message, recipient).
 
@@ -35,7 +36,7 @@ class UniqueId:
     variant: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Identity:
     """What makes two messages the same one, before their content is compared.
 
