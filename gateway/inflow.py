@@ -11,8 +11,9 @@ from typing import Protocol
 from gateway.core.content import Unstuffer, unstuffed
 from gateway.core.fingerprint import Fingerprinter
 from gateway.core.header import header_length
-from gateway.core.policy import Examination
+from gateway.core.policy import Examination, examine
 from gateway.core.value import value
+from gateway.errors import ContentRefusedError
 
 
 class Blocks(Protocol):
@@ -97,6 +98,18 @@ async def _read_long_head(content: Content, received: bytearray, limit_octets: i
 
 def _head(received: bytes, length: int, limit_octets: int) -> Head:
     return Head(unstuffed(received[:length]), received[length:], length <= limit_octets)
+
+
+def examined(head: Head, most_hops: int) -> Examination:
+    """Examine a header section.
+
+    Raises:
+        ContentRefusedError: the message has been through too many servers (RFC 5321 section 6.3).
+    """
+    examination = examine(head.section, is_whole=head.is_complete)
+    if examination.hops > most_hops:
+        raise ContentRefusedError("hops")
+    return examination
 
 
 class Body:

@@ -21,7 +21,7 @@ from gateway.core.conclusion import conclude
 from gateway.core.edition import EditionSettings
 from gateway.core.envelope import Envelope
 from gateway.core.handover import Client
-from gateway.core.policy import Examination, examine
+from gateway.core.policy import Examination
 from gateway.core.reply import Reply
 from gateway.core.report import Keep, entries
 from gateway.core.value import value
@@ -33,7 +33,7 @@ from gateway.errors import (
     UnreachableError,
 )
 from gateway.hop import Command, Hop, Transaction, transaction_of
-from gateway.inflow import Blocks, Body, Content, Head, read_head
+from gateway.inflow import Blocks, Body, Content, Head, examined, read_head
 from gateway.plan import Plan, plan_of
 from gateway.ports import Journal, OpenDownstream
 from gateway.screening import Screened, Screening
@@ -198,7 +198,7 @@ class Relay:
         screened, examination = None, None
         try:
             head = await read_head(content, arrival.desk.settings.header_size_octets)
-            examination = _examined(head, arrival.desk.settings)
+            examination = examined(head, arrival.desk.settings.hops)
             body = Body(content, head, examination)
             screened = await self._claimed(arrival, head, examination)
             plan = self._plan(arrival, head, screened, b"") if screened is not None else None
@@ -393,15 +393,3 @@ class Relay:
             duration_s,
             max(0.0, duration_s - waited_s - arrival.content.waited_s),
         )
-
-
-def _examined(head: Head, settings: RelaySettings) -> Examination:
-    """Examine a header section.
-
-    Raises:
-        ContentRefusedError: the message has been through too many servers (RFC 5321 section 6.3).
-    """
-    examination = examine(head.section, is_whole=head.is_complete)
-    if examination.hops > settings.hops:
-        raise ContentRefusedError("hops")
-    return examination
