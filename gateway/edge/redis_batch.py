@@ -62,6 +62,7 @@ class Batcher:
         self._name = name
         self._dial = dial
         self._timeout_s = timeout_s
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._wire: Wire | None = None
         self._dialling: asyncio.Task[None] | None = None
         self._waiting: deque[_Call] = deque()
@@ -91,7 +92,10 @@ class Batcher:
             `TrackingListError`: nothing is known about any of the commands. Cancelled before they
             were sent, the commands are taken back.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            # Asked once: CPython 3.11 makes a system call of it (getpid), thrice a message.
+            loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[list[object]] = loop.create_future()
         if self._is_closed:
             future.set_exception(TrackingListError("redis: closed"))
@@ -124,7 +128,7 @@ class Batcher:
 
     def _flush(self) -> None:
         self._is_flush_due = False
-        if self._wire is None or self._sent:
+        if self._wire is None or self._loop is None or self._sent:
             return
         commands: list[Command] = []
         while self._waiting and len(commands) < _BATCH_COMMANDS:
@@ -137,7 +141,7 @@ class Batcher:
             self._greeted, self._is_new = len(greeting), False
             commands[:0] = greeting
             self._outstanding = len(commands)
-            self._answer_due_at = asyncio.get_running_loop().time() + self._timeout_s
+            self._answer_due_at = self._loop.time() + self._timeout_s
             self._wire.send(commands)
 
     def _take(self, replies: list[object]) -> None:

@@ -37,6 +37,7 @@ _MAX_COUNT = 2**32 - 1
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _PLAIN = bytes.maketrans(b"-_", b"+/")
 _PREFIX_OCTETS = len("mo:{0123456789abcdef}")
+_MESSAGE_CHARS = 16
 _DIGEST_CHARS = 11
 
 # EVAL with the text, not EVALSHA: the server may forget scripts at any time, and both are rare.
@@ -57,10 +58,12 @@ return count"""
 
 def key_of(unique_id: UniqueId) -> bytes:
     """Return the key of a tracked recipient."""
-    key = b"mo:{%b}%b" % (_base64(unique_id.message), _base64(unique_id.recipient))
+    # Twelve octets are sixteen characters without padding: both digests are encoded in one go.
+    text = _base64(unique_id.message + unique_id.recipient)
     if unique_id.variant:
-        key += _base64(unique_id.variant)
-    return key.translate(_URL_SAFE, b"=")
+        text += _base64(unique_id.variant)
+    text = text.translate(_URL_SAFE, b"=")
+    return b"mo:{%b}%b" % (text[:_MESSAGE_CHARS], text[_MESSAGE_CHARS:])
 
 
 def unique_id_of(key: bytes) -> UniqueId | None:

@@ -121,7 +121,7 @@ class RedisTrackingList:
             commands.append(layout.set_record(key, layout.record_value(record), left_ms))
         if entries:
             commands.extend(self._journal.written(entries))
-        await self._run(commands)
+        self._checked(await self._link.run(commands))
 
     async def release(
         self, unique_ids: Sequence[UniqueId], token: bytes, entries: Sequence[Entry] = ()
@@ -205,7 +205,7 @@ class RedisTrackingList:
             values = (await self._run(commands))[1:]
             self._is_beating_until = now + self._beat_ttl_s
         else:
-            values = await self._run(commands)
+            values = self._checked(await self._link.run(commands))
         sightings: list[Sighting] = []
         taken: dict[int, bytes] = {}
         for index, value in enumerate(values):
@@ -245,9 +245,10 @@ class RedisTrackingList:
 
     async def _run(self, commands: Sequence[Command]) -> list[object]:
         """Send commands; a refusal of any is a failure of all."""
-        if not commands:
-            return []
-        replies = await self._link.run(commands)
+        return self._checked(await self._link.run(commands)) if commands else []
+
+    def _checked(self, replies: list[object]) -> list[object]:
+        """Return replies if none is a refusal; whoever hears some can ask for more."""
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise TrackingListError(f"redis: {reply}") from reply
