@@ -78,7 +78,9 @@ class Worker:
         self._census = census
         self._journal = LogJournal(log, metrics.count)
         self._resolver = Resolver()
-        self._store = Breaker(wiring.store_of(config), metrics.observe_store)
+        self._store = Breaker(
+            wiring.store_of(config), metrics.observe_store, complain=self._journal.complain
+        )
         self._is_open_relay = False
         self._doors: list[Door] = []
         self._milter: MilterServer | None = None

@@ -31,13 +31,14 @@ class Breaker:
         is_up: whether the last answer was one; True before the first.
     """
 
-    __slots__ = ("_list", "_monotonic", "_observe", "_period_s", "_retry_at", "is_up")
+    __slots__ = ("_complain", "_list", "_monotonic", "_observe", "_period_s", "_retry_at", "is_up")
 
     def __init__(
         self,
         tracking_list: TrackingList,
         observe: Observe,
         *,
+        complain: Callable[[str, str], None] = lambda _event, _reason: None,
         period_s: float = PERIOD_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -47,11 +48,14 @@ class Breaker:
             tracking_list: with time-outs of its own; closed with this one.
             observe: told ``claim``, ``confirm`` or ``release``; ``ok``, ``error``, ``timeout`` or
                 ``open`` (not asked); and the seconds it took.
+            complain: told ``store_unavailable`` and ``store_recovered``, each when it begins, and
+                why.
             period_s: how long a list that failed is left alone.
             monotonic: seconds since anything, never set back.
         """
         self._list = tracking_list
         self._observe = observe
+        self._complain = complain
         self._period_s = period_s
         self._monotonic = monotonic
         self._retry_at = 0.0
@@ -104,10 +108,10 @@ class Breaker:
         """
         try:
             await self._list.release([_PROBE], _PROBE_TOKEN)
-        except TrackingListError:
-            self._trip()
+        except TrackingListError as error:
+            self._trip(error)
         else:
-            self.is_up = True
+            self._recover()
 
     def _admitted(self, operation: str) -> float:
         """Let a call pass, and return when it began."""
@@ -121,14 +125,21 @@ class Breaker:
         return now
 
     def _answered(self, operation: str, begun: float) -> None:
-        self.is_up = True
+        self._recover()
         self._observe(operation, "ok", self._monotonic() - begun)
 
     def _failed(self, operation: str, begun: float, error: TrackingListError) -> None:
-        self._trip()
+        self._trip(error)
         result = "timeout" if isinstance(error, TrackingListTimeoutError) else "error"
         self._observe(operation, result, self._monotonic() - begun)
 
-    def _trip(self) -> None:
-        self.is_up = False
+    def _trip(self, error: TrackingListError) -> None:
         self._retry_at = self._monotonic() + self._period_s
+        if self.is_up:
+            self.is_up = False
+            self._complain("store_unavailable", str(error))
+
+    def _recover(self) -> None:
+        if not self.is_up:
+            self.is_up = True
+            self._complain("store_recovered", "the tracking list answers")

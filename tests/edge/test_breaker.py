@@ -70,12 +70,14 @@ class World:
     behind: ScriptedList = field(default_factory=ScriptedList)
     now: float = 100.0
     observed: list[tuple[str, str]] = field(default_factory=list)
+    complaints: list[tuple[str, str]] = field(default_factory=list)
     breaker: Breaker = field(init=False)
 
     def __post_init__(self) -> None:
         self.breaker = Breaker(
             self.behind,
             lambda operation, result, _: self.observed.append((operation, result)),
+            complain=lambda event, reason: self.complaints.append((event, reason)),
             period_s=PERIOD_S,
             monotonic=lambda: self.now,
         )
@@ -190,6 +192,22 @@ async def test_an_answer_closes_it_again(world: World) -> None:
     await world.breaker.confirm([record_of(some_id())])
     assert world.breaker.is_up
     assert await world.claim() == [NEW]
+
+
+async def test_p7_the_end_and_the_return_of_a_list_are_told_once(world: World) -> None:
+    """P7: with the reason; not for each message that goes unchecked meanwhile."""
+    await world.claim()
+    assert world.complaints == []
+    world.behind.failure = TrackingListError("out of memory")
+    for _ in range(3):
+        with pytest.raises(TrackingListError):
+            await world.claim()
+        world.now += PERIOD_S
+    assert world.complaints == [("store_unavailable", "out of memory")]
+    world.behind.failure = None
+    await world.claim()
+    await world.claim()
+    assert [event for event, _ in world.complaints] == ["store_unavailable", "store_recovered"]
 
 
 async def test_a_probe_does_the_trial_in_place_of_a_message(world: World) -> None:
