@@ -201,8 +201,10 @@ class Relay:
             examination = examined(head, arrival.desk.settings.hops)
             body = Body(content, head, examination)
             screened = await self._claimed(arrival, head, examination)
-            plan = self._plan(arrival, head, screened, b"") if screened is not None else None
-            if plan is not None and not plan.screened.needs_content and len(plan.editions) == 1:
+            plan = None
+            if screened is not None and not screened.needs_content:
+                plan = self._plan(arrival, head, screened, b"")
+            if plan is not None and len(plan.editions) == 1:
                 replies = await self._deliver(arrival, plan, body)
                 await content.discard()
             else:

@@ -291,6 +291,8 @@ class Screening:
         waiting = [
             c.key for c in screened.candidates if c.key is not None and c.sighting == IN_FLIGHT
         ]
+        if not waiting:
+            return screened
         found = await self._ask_until_landed(waiting, screened.token, give_up_at)
         return replace(
             screened,
@@ -349,6 +351,8 @@ class Screening:
             for c in screened.candidates
             if c.key is not None and _is_collision(c)
         }
+        if not moved:
+            return screened
         found = await self._ask_until_landed(list(moved.values()), screened.token, give_up_at)
         return replace(
             screened,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -130,7 +130,8 @@ class Entry:
 
     def to_json(self) -> bytes:
         """Return the entry as one line of ASCII JSON."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode("ascii")
+        # Not asdict, which copies each text once more: a tenth of what a duplicate cost.
+        return _encode({name: getattr(self, name) for name in _NAMES}).encode("ascii")
 
     @classmethod
     def from_json(cls, octets: bytes) -> Entry | None:
@@ -140,6 +141,10 @@ class Entry:
             return cls(**{field.name: values[field.name] for field in fields(cls)})
         except (ValueError, TypeError, KeyError):
             return None
+
+
+_NAMES = tuple([field.name for field in fields(Entry)])
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def queue_id_of(answer: Reply | None) -> bytes:

@@ -107,7 +107,8 @@ class DownstreamWire(asyncio.Protocol):
         asking: asyncio.Future[list[Reply]] = self._loop.create_future()
         self._wanted, self._timeout_s, self._asking = count, timeout_s, asking
         self._waited_since = time.monotonic()
-        self._answer()
+        if self._replies:
+            self._answer()
         if self._asking is not None:
             if self._failure:
                 self._asking = None
@@ -221,7 +222,9 @@ class DownstreamWire(asyncio.Protocol):
             self._asking = None
             self._watchdog.disarm()
             self.waited_s += time.monotonic() - self._waited_since
-            answers, self._replies = self._replies[: self._wanted], self._replies[self._wanted :]
+            answers = self._replies
+            self._replies = answers[self._wanted :]
+            del answers[self._wanted :]
             asking.set_result(answers)
         elif self._replies:
             # Each reply has the whole time (RFC 2033 section 4.2: one for each recipient).
