@@ -122,7 +122,7 @@ def connector_of(config: Config, metrics: Metrics, vet: Vet | None = None) -> Co
         is_tls_required=downstream.tls is Tls.REQUIRED,
         connect_timeout_s=downstream.connect_timeout,
         command_timeout_s=downstream.command_timeout,
-        final_reply_timeout_s=downstream.final_reply_timeout,
+        final_reply_timeout_s=config.final_reply_wait_s,
     )
     servers = [_address(server) for server in downstream.servers]
     return DownstreamConnector(servers, settings, metrics.observe_downstream, on_health, vet)

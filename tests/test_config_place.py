@@ -56,6 +56,7 @@ def test_servers(text: str, server: Server, shown: str | None) -> None:
     ("text", "scheme", "hosts", "rest", "shown"),
     [
         ("sqlite:///a/b.db", "sqlite", (), ("", 0, "/a/b.db"), "sqlite:///a/b.db"),
+        ("sqlite:////a/b.db", "sqlite", (), ("", 0, "/a/b.db"), "sqlite:///a/b.db"),  # a habit
         ("memory://", "memory", (), ("", 0, ""), "memory://"),
         ("redis://db", "redis", (("db", 6379),), ("", 0, ""), "redis://db:6379"),
         ("redis://u:p@[::1]:7/3", "redis", (("::1", 7),), ("", 3, ""), "redis://[::1]:7/3"),

@@ -122,20 +122,9 @@ def test_a_milter_alone_needs_no_downstream() -> None:
     assert paths_of({"listen": listen, "downstream": {"servers": []}}) == []
 
 
-@pytest.mark.parametrize(
-    ("lease", "window", "expected"),
-    [
-        ("610001ms", "610001ms", []),
-        ("610s", "1d", ["store.lease"]),  # 10m and 10s, to the letter
-        ("15m", "899s", ["store.window"]),
-        ("5m", "1m", ["store.lease", "store.window"]),
-    ],
-)
-def test_a_claim_outlives_its_delivery(lease: str, window: str, expected: list[str]) -> None:
-    assert paths_of({"store": {"lease": lease, "window": window}}) == expected
-
-
-def test_a_rules_window_may_be_shorter_than_the_lease() -> None:
+def test_any_window_and_any_lease_will_do() -> None:
+    """Short ones make copies pass, at worst; they lose nothing."""
+    assert paths_of({"store": {"lease": "1s", "window": "1s"}}) == []
     assert paths_of({"policy": [{"senders": ["*@example.org"], "window": "1m"}]}) == []
 
 
@@ -151,10 +140,11 @@ def test_a_rule_without_conditions_may_be_the_last() -> None:
 
 def test_relations_are_told_beside_problems_of_other_keys_only() -> None:
     """A key that cannot be read is not guessed at, nor what depends on it."""
-    document: dict[str, Any] = {"workers": "x", "store": {"url": "memory://", "lease": "5m"}}
-    assert paths_of(document) == ["workers", "store.lease"]
-    document = {"workers": 2, "store": {"url": "memory://", "lease": "x"}}
-    assert paths_of(document) == ["store.url", "store.lease"]
+    document: dict[str, Any] = {"workers": "x", "tls": {"required": True}}
+    document["store"] = {"url": "memory://"}
+    assert paths_of(document) == ["workers", "tls.required"]
+    document = {"workers": 2, "store": {"url": "memory:/"}}
+    assert paths_of(document) == ["store.url"]
 
 
 def test_each_relation_is_described_for_the_reference() -> None:

@@ -115,6 +115,29 @@ def test_a_list_elsewhere_without_a_secret(store: dict[str, str], *, expected: b
     assert paths_of({"store": store}) == ["store.secret"] * expected
 
 
+@pytest.mark.parametrize(
+    ("lease", "window", "expected"),
+    [
+        ("20m", "5d", []),
+        ("800s", "5d", []),  # three quarters of it are 10m, to the letter
+        ("799s", "5d", ["store.lease"]),
+        ("20m", "1199s", ["store.window"]),
+        ("2s", "1s", ["store.lease", "store.window"]),
+    ],
+)
+def test_a_lease_or_a_window_that_is_short(lease: str, window: str, expected: list[str]) -> None:
+    assert paths_of({"store": {"lease": lease, "window": window}}) == expected
+
+
+def test_p1_no_delivery_outlives_its_lease() -> None:
+    """P1: a lease that is short shortens the wait for the final reply."""
+    assert config_of({}).final_reply_wait_s == 600.0
+    assert config_of({"store": {"lease": "4s"}}).final_reply_wait_s == 3.0
+    downstream = {"final_reply_timeout": "1s"}
+    short = {"store": {"lease": "4s"}, "downstream": downstream}
+    assert config_of(short).final_reply_wait_s == 1.0
+
+
 def test_milter_sightings_that_stay_provisional() -> None:
     milter = {"provisional": "5d"}
     assert paths_of({"milter": milter}) == []

@@ -43,6 +43,9 @@ from gateway.core.handover import HandOver
 from gateway.core.report import Keep
 from gateway.core.rule import Collisions, Match, Mode, Network, Policy, Rule
 
+_LEASE_LEFT = 0.75
+"""What is left of a lease, at least, when the final dot goes out (`relay` renews at a quarter)."""
+
 Networks = Annotated[
     tuple[Annotated[Network, NETWORK], ...],
     ListNotation('["10.0.0.0/8"]', "list of networks"),
@@ -353,6 +356,14 @@ class Config(Table):
     def id_domain(self) -> str:
         """What stands right of the @ in generated ids: ``message_id.domain``, or our name."""
         return self.message_id.domain or self.own_hostname
+
+    @property
+    def final_reply_wait_s(self) -> float:
+        """How long the final reply is waited for, so that no delivery outlives its lease.
+
+        A lease is renewed when a quarter of it is over, for the last time before the dot goes out.
+        """
+        return min(self.downstream.final_reply_timeout, self.store.lease * _LEASE_LEFT)
 
     @property
     def worker_count(self) -> int:

@@ -219,9 +219,11 @@ def _store_url(scheme: StoreScheme, match: re.Match[str]) -> StoreUrl | None:
     if scheme is StoreScheme.MEMORY:
         return StoreUrl(scheme, text) if match[0] == "memory://" else None
     if scheme is StoreScheme.SQLITE:
-        is_file = is_path(path) and not path.endswith(("/", "/:memory:"))
+        # Seen in practice: four slashes, as other programs want them for an absolute path.
+        file = path.removeprefix("/") if path.startswith("//") else path
+        is_file = is_path(file) and not file.endswith(("/", "/:memory:"))
         is_only = match[0] == f"sqlite://{path}"
-        return StoreUrl(scheme, text, path=path) if is_file and is_only else None
+        return StoreUrl(scheme, text, path=file) if is_file and is_only else None
     default_port = 26_379 if scheme.is_sentinel else 6_379
     hosts = [_host(item, default_port) for item in match[3].split(",")]
     found = _store_path(scheme).fullmatch(path)

@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from gateway.config.model import Config
 from gateway.config.place import Endpoint, Scheme, Server, StoreScheme, is_loopback
 from gateway.config.source import Problem
-from gateway.config.type import Tls, show_duration
+from gateway.config.type import Tls
 from gateway.core.handover import HandOver
 from gateway.core.rule import Network
 
@@ -170,30 +170,6 @@ def _downstream_tls(config: Config) -> Iterator[Problem]:
             )
 
 
-def _times(config: Config) -> Iterator[Problem]:
-    """A message in delivery holds back its copies for longer than its delivery can take.
-
-    `store.lease` exceeds `downstream.final_reply_timeout` and `dedup.in_flight_wait` together, and
-    `store.window` is not shorter than `store.lease`.
-    """
-    store, wait_s = config.store, config.dedup.in_flight_wait
-    longest_s = config.downstream.final_reply_timeout + wait_s
-    if store.lease <= longest_s:
-        yield Problem(
-            "store.lease",
-            "must be longer than downstream.final_reply_timeout and dedup.in_flight_wait together, "
-            f"{show_duration(longest_s)}, or copies pass while the first is still being delivered",
-            ("downstream.final_reply_timeout", "dedup.in_flight_wait"),
-        )
-    if store.window < store.lease:
-        yield Problem(
-            "store.window",
-            f"must not be shorter than store.lease, {show_duration(store.lease)}; make it longer, "
-            "or the lease and downstream.final_reply_timeout shorter",
-            ("store.lease",),
-        )
-
-
 def _memory(config: Config) -> Iterator[Problem]:
     """`memory://` goes with `workers = 1`, since no other process sees it."""
     if config.store.url.scheme is StoreScheme.MEMORY and config.workers != 1:
@@ -230,7 +206,6 @@ PROBLEMS: Sequence[Relation] = (
     _identity,
     _downstream_tls,
     _memory,
-    _times,
     _rules,
 )
 

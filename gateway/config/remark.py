@@ -129,6 +129,31 @@ def _lists_secret(config: Config) -> Iterator[Problem]:
         )
 
 
+def _lease(config: Config) -> Iterator[Problem]:
+    """`store.lease` leaves less time than `downstream.final_reply_timeout`: less is waited then.
+
+    A delivery never outlives its lease, or a copy could pass while the first is still under way.
+    """
+    wait_s, asked_s = config.final_reply_wait_s, config.downstream.final_reply_timeout
+    if wait_s < asked_s:
+        yield Problem(
+            "store.lease",
+            f"with {show_duration(config.store.lease)} the downstream has {show_duration(wait_s)} "
+            f"for its final reply, not the {show_duration(asked_s)} of "
+            "downstream.final_reply_timeout",
+        )
+
+
+def _window(config: Config) -> Iterator[Problem]:
+    """`store.window` is shorter than `store.lease`: a slow delivery is not remembered at all."""
+    if config.store.window < config.store.lease:
+        yield Problem(
+            "store.window",
+            f"shorter than store.lease, {show_duration(config.store.lease)}: "
+            "what took as long to deliver is not remembered at all",
+        )
+
+
 def _provisional(config: Config) -> Iterator[Problem]:
     """`milter.provisional` is not shorter than `store.window`."""
     if config.listen.milter and config.milter.provisional >= config.store.window:
@@ -147,6 +172,8 @@ REMARKS: Sequence[Relation] = (
     _id_alone,
     _bypassed,
     _lists_secret,
+    _lease,
+    _window,
     _provisional,
 )
 

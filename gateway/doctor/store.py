@@ -59,8 +59,8 @@ async def check_store(config: Config) -> AsyncIterator[Finding]:
 
 
 def check_times(config: Config) -> Iterator[Finding]:
-    """Say how the times of list and downstream go together; `check` refuses what cannot work."""
-    store, longest_s = config.store, config.downstream.final_reply_timeout
+    """Say how the times of list and downstream go together; `check` remarks on what is odd."""
+    store, longest_s = config.store, config.final_reply_wait_s
     text = (
         f"{show_duration(store.lease)}; the downstream may take {show_duration(longest_s)} for its "
         f"last reply"
