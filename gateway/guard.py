@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gateway.core.handover import Client
-from gateway.core.reply import Reply
+from gateway.core.reply import Reply, enhanced_of
 from gateway.errors import LostError, UnreachableError
 from gateway.ports import Downstream, OpenDownstream
 
@@ -23,7 +23,6 @@ from gateway.ports import Downstream, OpenDownstream
 _STRANGER = Client(
     address="192.0.2.1", port=25, name="relay-test.invalid", helo="relay-test.invalid"
 )
-_CLOSING = 421
 
 
 class Standing(Enum):
@@ -32,6 +31,9 @@ class Standing(Enum):
     UNPROVEN = "not asked yet"
     SAFE = "refuses foreign recipients to strangers"
     OPEN = "accepts foreign recipients from strangers"
+
+
+_CLOSING = 421
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,10 @@ async def probe(open_downstream: OpenDownstream, recipient: str) -> Standing:
         recipient: foreign; the downstream must refuse it.
 
     Returns:
-        `SAFE` or `OPEN`. A recipient that is put off counts as refused: Postfix says
-        ``454 4.7.1 Relay access denied`` by default (``defer_unauth_destination``).
+        `SAFE` or `OPEN`.
 
     Raises:
-        UnreachableError: it could not be asked, or refused before it came to the recipient.
+        UnreachableError: it could not be asked, or its answer was about something else.
         IdentityError: the stranger's identity could not be handed on.
     """
     downstream = await open_downstream(_STRANGER)
@@ -69,11 +70,29 @@ async def probe(open_downstream: OpenDownstream, recipient: str) -> Standing:
         if not said.is_accepted:
             raise UnreachableError(f"the open-relay probe was turned away: {said.text}")
         said = await _answer(downstream, b"RCPT TO:<%b>\r\n" % recipient.encode("ascii"))
-        if said.code == _CLOSING:
-            raise UnreachableError(f"the open-relay probe was turned away: {said.text}")
     finally:
         await downstream.close(politely=True)
-    return Standing.OPEN if said.is_accepted else Standing.SAFE
+    if said.is_accepted:
+        return Standing.OPEN
+    if not _is_about_relaying(said):
+        raise UnreachableError(
+            f"the open-relay probe proves nothing: {said.text}; set downstream.relay_probe to an"
+            " address in a foreign domain that exists"
+        )
+    return Standing.SAFE
+
+
+def _is_about_relaying(refusal: Reply) -> bool:
+    """Say whether a recipient was refused because the client may not send there.
+
+    ``450 4.1.2 Domain not found`` is no such answer, nor is ``5.1.1``: an open relay says so of an
+    address that it would pass on if it could. Postfix puts off with ``454 4.7.1 Relay access
+    denied`` by default; others refuse without enhanced codes (RFC 3463 section 3.2, 3.8).
+    """
+    subject = enhanced_of(refusal)[2:3]
+    if refusal.code == _CLOSING:
+        return False
+    return subject == "7" or (refusal.status_class == 5 and subject != "1")
 
 
 async def probe_each(openers: Sequence[OpenDownstream], recipient: str) -> Proof:

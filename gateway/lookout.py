@@ -30,6 +30,7 @@ class Lookout:
     Attributes:
         standing: of the downstream, as the open-relay guard has found.
         store: the tracking list, for a look at the past; another process' memory cannot be seen.
+        is_starting: whether no sessions are taken yet.
         is_stopping: whether no new sessions are taken any more.
     """
 
@@ -42,6 +43,7 @@ class Lookout:
             metrics: told what is found.
         """
         self.standing = Standing.SAFE
+        self.is_starting = True
         self.is_stopping = False
         self.store = wiring.store_of(config)
         self._config = config
@@ -87,6 +89,7 @@ class Lookout:
                 is_list_up=self._breaker.is_up,
                 defers_unchecked=self._config.store.on_failure is OnFailure.TEMPFAIL,
                 is_stopping=self.is_stopping,
+                is_starting=self.is_starting,
             )
         )
 

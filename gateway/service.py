@@ -101,6 +101,7 @@ class Service:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         await self._supervisor.start()
+        self._lookout.is_starting = False
         self._say_started(self._sockets)
         watching = [
             loop.create_task(self._watch()),

@@ -62,6 +62,8 @@ async def _down(client: Client) -> Downstream:
         (reply(251, "2.1.5", "Will forward"), Standing.OPEN, "taken, to be forwarded"),
         (reply(554, "5.7.1", "Relay access denied"), Standing.SAFE, "refused"),
         (reply(454, "4.7.1", "Relay access denied"), Standing.SAFE, "put off: Postfix's default"),
+        (reply(550, "", "relay not permitted"), Standing.SAFE, "Exim"),
+        (reply(550, "5.7.54", "Unable to relay recipient"), Standing.SAFE, "Exchange"),
     ],
 )
 async def test_answers(rcpt: Reply, expected: Standing, reason: str) -> None:
@@ -79,8 +81,16 @@ async def test_answers(rcpt: Reply, expected: Standing, reason: str) -> None:
         [None],
         [_OK, reply(421, "4.7.0", "Bye")],
         [_OK, None],
+        [_OK, reply(450, "4.1.2", "Domain not found")],
+        [_OK, reply(451, "4.3.0", "Try again later")],
+        [_OK, reply(450, "", "Greylisted")],
+        [_OK, reply(550, "5.1.1", "User unknown")],
+        [_OK, reply(550, "5.1.2", "Domain not found")],
     ],
-    ids=["busy", "later", "not-you", "lost", "rcpt-busy", "rcpt-lost"],
+    ids=[
+        *("busy", "later", "not-you", "lost", "rcpt-busy", "rcpt-lost"),
+        *("no-domain-now", "rcpt-later", "greylisted", "no-user", "no-domain"),
+    ],
 )
 async def test_who_does_not_come_to_the_question_proves_nothing(
     answers: Sequence[Reply | None],

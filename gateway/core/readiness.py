@@ -25,6 +25,7 @@ class Condition:
         defers_unchecked: whether mail is tempfailed while it does not (``store.on_failure``).
         may_evict: whether the list's server may throw keys away.
         is_stopping: whether no new sessions are taken any more.
+        is_starting: whether none are taken yet: the open-relay probe may still forbid it.
     """
 
     is_downstream_up: bool
@@ -33,6 +34,7 @@ class Condition:
     defers_unchecked: bool
     may_evict: bool = False
     is_stopping: bool = False
+    is_starting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ def readiness(condition: Condition) -> Readiness:
     grave, slight = [], []
     if condition.is_stopping:
         grave.append("The gateway is stopping.")
+    if condition.is_starting:
+        grave.append("The gateway is starting.")
     if not condition.is_downstream_up:
         grave.append("The downstream cannot be reached: mail is put off.")
     if condition.has_probe_failed:

@@ -137,8 +137,8 @@ class Input:
 
         Raises:
             ClientGoneError: no whole line will come any more.
-            ClientSilentError: the line did not come in time, or the client sends a bit of it now and
-                then: it could keep a session for days.
+            ClientSilentError: the line did not come in time; one that comes bit by bit could keep a
+                session for days.
         """
         begun_s: float | None = None
         while (line := self.take_line()) is None:
