@@ -13,7 +13,7 @@ import signal
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,13 @@ class Gateway:
         settings: all that differs from the defaults.
     """
 
-    def __init__(self, folder: Path, settings: Settings, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        environment: Mapping[str, str],
+        wrapper: Sequence[str | Path] = (),
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.http_port = free_port()
@@ -53,6 +59,7 @@ class Gateway:
             **settings,
         }
         self._environment = environment
+        self._wrapper = wrapper
         self._child: Child | None = None
 
     @property
@@ -82,8 +89,16 @@ class Gateway:
             StartError: it ended.
         """
         self.write_config()
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "gateway",
+            "serve",
+            "--config",
+            self.config_file,
+        ]
         self._child = start(
-            [sys.executable, "-m", "gateway", "serve", "--config", self.config_file],
+            [*self._wrapper, *command],
             self.folder / "log",
             folder=_ROOT,
             environment={"PYTHONDONTWRITEBYTECODE": "", **self._environment},
@@ -230,6 +245,7 @@ def running_gateway(
     *,
     environment: Mapping[str, str] | None = None,
     until: str = "ready",
+    wrapper: Sequence[str | Path] = (),
 ) -> Iterator[Gateway]:
     """Run a gateway, and stop it at the end if the test has not.
 
@@ -237,9 +253,10 @@ def running_gateway(
         settings: what differs from the defaults of `Gateway`.
         environment: additions to ours.
         until: see `Gateway.start`.
+        wrapper: command that becomes the gateway's; it must exec it.
     """
     with temporary_folder("mailonce") as folder:
-        gateway = Gateway(folder, settings, environment or {})
+        gateway = Gateway(folder, settings, environment or {}, wrapper)
         try:
             gateway.start(until=until)
             yield gateway
