@@ -7,6 +7,7 @@ a traceback is a bug of ours.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -50,7 +51,19 @@ def main() -> None:
     """Run the command that the arguments name, and exit."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files can hold any octets
-    app(prog_name="mailonce")
+    try:
+        try:
+            app(prog_name="mailonce")
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        # A full disk, or a reader of our output that is gone. What is left in the buffer would fail
+        # once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if error.errno != errno.EPIPE:
+            complain(f"mailonce: {error.strerror or error}")
+        sys.exit(1)
 
 
 def load_or_exit(path: Path) -> Config:

@@ -54,6 +54,36 @@ def test_the_version_is_told() -> None:
     assert run("--version") == (0, f"mailonce {__version__}\n", "")
 
 
+@pytest.mark.parametrize("arguments", [["--version"], ["canonical", "-"], ["check"], ["--help"]])
+def test_a_full_disk_is_told_without_a_traceback(arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", *arguments],
+            input=MESSAGE,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            env={**os.environ, "MAILONCE_CONFIG": str(PROJECT / "config.example.toml")},
+            timeout=30,
+        )
+    assert (done.returncode, done.stderr) == (1, b"mailonce: No space left on device\n")
+
+
+def test_a_reader_that_has_gone_is_no_news() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "canonical", "-"],
+        input=MESSAGE,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=30,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_everywhere(command: list[str]) -> None:
     for option in ("--help", "-h"):
