@@ -23,6 +23,7 @@ from gateway.shared_memory import SharedMemory
 from gateway.worker import DRAIN_S
 
 _START_TIMEOUT_S = 60.0
+_FIRST_STARTS = 3
 _KILL_S = 5.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
@@ -88,7 +89,7 @@ class Supervisor:
         Raises:
             ConfigError: one did not come up; its own log lines say why.
         """
-        started = await asyncio.gather(*(self._start(place) for place in self._places))
+        started = await asyncio.gather(*(self._start_first(place) for place in self._places))
         if not all(started):
             await self.stop()
             raise ConfigError(("workers: a worker process did not start",))
@@ -128,6 +129,21 @@ class Supervisor:
             if place.writer is not None and not place.writer.is_closing():
                 place.writer.write(sent(message))
 
+    async def _start_first(self, place: _Place) -> bool:
+        """Start a worker for the first time; say whether it came up.
+
+        One that was killed has nothing to say about the configuration, and gets another chance;
+        clients are served by the others already.
+        """
+        for _ in range(_FIRST_STARTS):
+            if await self._start(place):
+                return True
+            if self._stopping.is_set() or not _was_killed(place.process):
+                return False
+            self._journal.complain("worker_died", f"worker {place.index} was killed at its start")
+            self._clean(place.index)
+        return False
+
     async def _start(self, place: _Place) -> bool:
         """Start a worker in its place; say whether it came up."""
         ours, theirs = socket.socketpair()
@@ -154,6 +170,8 @@ class Supervisor:
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 is_ready = isinstance(await receive(reader), Ready)
+                if not is_ready:
+                    await place.process.wait()
         except TimeoutError:
             is_ready = False
         if not is_ready:
@@ -196,3 +214,8 @@ class Supervisor:
         Metrics(self._memory.block(index)).forget_present()
         clear(self._memory.part(index))
         self._metrics.workers_alive(self.alive)
+
+
+def _was_killed(process: asyncio.subprocess.Process | None) -> bool:
+    """Say whether a process ended by a signal that was not ours."""
+    return process is not None and process.returncode is not None and process.returncode < 0
