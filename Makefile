@@ -14,7 +14,7 @@ ARGS ?=
 WORKERS ?= 2
 
 .PHONY: help demo test check style types floors format coverage bench bench-quick chaos soak fuzz \
-	packages dev lock wheel clean
+	packages dev lock wheel test-pythons clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ lock: $(VENV)/.dev  ## choose versions anew for both lock files
 
 wheel: $(VENV)/.runtime  ## build the wheel into dist/
 	@$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+test-pythons:  ## wheel, demo and core's tests on each Python that is here (PYTHONS="python3.12 …")
+	@.ci/pythons $(PYTHONS)
 
 clean:  ## remove what was made, .venv too
 	@rm -rf $(VENV) build dist ./*.egg-info .coverage .coverage.* .pytest_cache .mypy_cache \
