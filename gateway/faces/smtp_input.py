@@ -17,6 +17,7 @@ from gateway.errors import ClientGoneError, ClientSilentError
 from gateway.watchdog import Watchdog
 
 _HIGH_WATER_OCTETS = 64 * 1024
+_LOW_WATER_OCTETS = 16 * 1024
 
 
 class Input:
@@ -209,7 +210,10 @@ class Input:
             self._buffer, self._at = b"", 0
             if self._more:
                 self._gather()
-        if self._is_paused:
+        # Not before little is left: a client that sends faster than it is served would be read on
+        # with each line taken, and all that it sends would wait here.
+        left = len(self._buffer) - self._at + self._more_octets
+        if self._is_paused and left < _LOW_WATER_OCTETS:
             self._go_on()
 
     def _hold(self) -> None:

@@ -53,6 +53,8 @@ async def test_reading_stops_although_somebody_waits_whose_turn_has_not_come() -
     client.feed(_BLOCK)
     assert not transport.is_reading()
     assert await waiting == b"X" * 10
+    assert not transport.is_reading(), "there is enough to do"
+    client.take_block()
     assert transport.is_reading()
     client.close()
 
@@ -94,4 +96,18 @@ async def test_what_is_skipped_has_its_time_out_as_a_whole() -> None:
     with pytest.raises(ClientSilentError):
         await waiting
     assert time.monotonic() - begun < 5
+    client.close()
+
+
+async def test_reading_does_not_go_on_with_each_line_taken() -> None:
+    """Or a client that sends faster than it is served would have it all wait here."""
+    client, transport = _input()
+    for _ in range(2):
+        client.feed(b"NOOP\r\n" * 10_000)
+    for _ in range(15_000):
+        assert client.take_line() == b"NOOP\r\n"
+        assert not transport.is_reading()
+    while client.take_line() is not None:
+        pass
+    assert transport.is_reading()
     client.close()
