@@ -100,6 +100,7 @@ class Relay:
         self._hop: Hop | None = None
         self._mail: Command | None = None
         self._accepted: list[Command] = []
+        self._is_transaction_lost = False
         self._renew_at = 0.0
         self._past_waited_s = 0.0
 
@@ -107,6 +108,11 @@ class Relay:
     def is_open(self) -> bool:
         """Say whether a transaction has begun."""
         return self._mail is not None
+
+    @property
+    def is_transaction_lost(self) -> bool:
+        """Say whether a transaction broke that the client has not given up yet."""
+        return self._is_transaction_lost
 
     @property
     def recipients(self) -> int:
@@ -122,6 +128,7 @@ class Relay:
                 self._hop.leave_open()
         self._client = client
         self._mail, self._accepted = None, []
+        self._is_transaction_lost = False
 
     async def exchange(self, commands: Sequence[Command]) -> Sequence[Reply]:
         """Pass MAIL and RCPT commands on and return the replies to them, in order.
@@ -129,6 +136,7 @@ class Relay:
         The downstream is connected at the first MAIL. Where it cannot be, the replies are ours; so
         are those to commands that make no sense here.
         """
+        self._is_transaction_lost = False
         is_fresh = self._hop is None
         if is_fresh:
             if not commands[0].is_mail:
@@ -144,6 +152,7 @@ class Relay:
                 self._drop_hop()
                 return await self.exchange(commands)
             self._lost(error)
+            self._is_transaction_lost = True
             replies = [answer.LOST] * len(commands)
         for command, reply in zip(commands, replies, strict=True):
             if reply.is_accepted and command.is_mail:
@@ -166,6 +175,7 @@ class Relay:
     async def reset(self) -> Reply:
         """End the transaction (RFC 5321 section 4.1.1.5)."""
         is_open, self._mail, self._accepted = self.is_open, None, []
+        self._is_transaction_lost = False
         if self._hop is None or not is_open:
             return answer.OK
         try:

@@ -84,10 +84,21 @@ class SmtpSession(SmtpConnection):
     def smtp_RCPT(self, line: bytes, argument: bytes) -> Awaitable[None] | None:
         """Name a recipient (RFC 5321 section 4.1.1.3)."""
         if not self._relay.is_open:
-            self._complain(answer.NEED_MAIL)
+            self._need_mail()
         elif (command := self._command(line, argument, is_mail=False)) is not None:
             return self._pass_on(command)
         return None
+
+    def _need_mail(self) -> None:
+        """Refuse what belongs into a transaction.
+
+        Where one has been lost with the downstream's session that is no fault of the client's: a
+        5xx would have it bounce what it should send again, its accepted recipients included.
+        """
+        if self._relay.is_transaction_lost:
+            self._output.say(answer.LOST)
+        else:
+            self._complain(answer.NEED_MAIL)
 
     async def _pass_on(self, first: Command) -> None:
         """Pass a MAIL or RCPT on, with the RCPTs that wait behind it (RFC 2920 section 3.1)."""
@@ -138,7 +149,7 @@ class SmtpSession(SmtpConnection):
         if argument:
             self._complain(answer.NO_ARGUMENT)
         elif not self._relay.is_open:
-            self._complain(answer.NEED_MAIL)
+            self._need_mail()
         elif not self._relay.recipients:
             return self._ask_without_recipients()
         elif not self._is_out_of_step():

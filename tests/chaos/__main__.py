@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -14,14 +15,14 @@ from tests.chaos.campaign import Outcome, Plan, run
 from tests.chaos.report import as_json, as_markdown, faults_as_markdown
 
 _MOST_SHOWN = 20
-_MESSAGES_PER_FAULT = 25
+_MESSAGES_PER_FAULT = 50
 
 
 def main() -> int:
     """Run from the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--messages", type=int, default=100_000)
-    parser.add_argument("--events", type=int, help="faults; one for 25 messages unless said")
+    parser.add_argument("--events", type=int, help="faults; one for 50 messages unless said")
     parser.add_argument("--rate", type=float, default=100.0, help="messages a second, at most")
     parser.add_argument("--seed", type=int, help="of everything; at random unless said")
     parser.add_argument("--json", type=Path, default=Path("build/chaos.json"))
@@ -34,6 +35,8 @@ def main() -> int:
         events if arguments.events is None else arguments.events,
         arguments.rate,
     )
+    # Told to stop, it stops the real servers first, as at Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"seed {plan.seed}: {plan.messages:,} messages, {plan.events:,} faults", flush=True)
     outcome = uvloop.run(run(plan, lambda text: print(text, flush=True)))
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
