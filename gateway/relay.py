@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from gateway.account import Passage, completed, refused
 from gateway.core import answer
 from gateway.core.conclusion import conclude
-from gateway.core.edition import EditionSettings
 from gateway.core.envelope import Envelope
 from gateway.core.handover import Client
 from gateway.core.policy import Examination
 from gateway.core.reply import Reply
-from gateway.core.report import Keep, entries
+from gateway.core.report import entries
 from gateway.core.value import value
+from gateway.desk import Desk
 from gateway.errors import (
     ContentRefusedError,
     IdentityError,
@@ -35,43 +34,13 @@ from gateway.errors import (
 from gateway.hop import Command, Hop, Transaction, transaction_of
 from gateway.inflow import Blocks, Body, Content, Head, examined, read_head
 from gateway.plan import Plan, plan_of
-from gateway.ports import Journal, OpenDownstream
-from gateway.screening import Screened, Screening
+from gateway.screening import Screened
 from gateway.spool import Spool
 
 _RENEWALS_PER_LEASE = 4
 
 Tell = Callable[[Reply], None]
 """Tells the client a reply; does not wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class RelaySettings:
-    """What the postmaster chose.
-
-    Attributes:
-        edition: what may be prepended.
-        header_size_octets: longest header section that is examined.
-        hops: most Received fields.
-        lease_s: of a claim; it is renewed while content flows.
-        keep: which decisions the journal keeps.
-    """
-
-    edition: EditionSettings
-    header_size_octets: int
-    hops: int
-    lease_s: float
-    keep: Keep
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What every transaction works with; replaced as a whole when the configuration is reloaded."""
-
-    open_downstream: OpenDownstream
-    screening: Screening
-    journal: Journal
-    settings: RelaySettings
 
 
 @value

@@ -18,6 +18,7 @@ from gateway.core.capability import Capabilities
 from gateway.core.edition import EditionSettings
 from gateway.core.handover import Client
 from gateway.core.unique_id import Sealer
+from gateway.desk import RelaySettings
 from gateway.edge import tracking_redis, tracking_sqlite
 from gateway.edge.downstream import DownstreamConnector, Vet
 from gateway.edge.downstream_session import ServerAddress, SessionSettings
@@ -30,7 +31,6 @@ from gateway.errors import ConfigError, UnreachableError
 from gateway.faces.milter_message import MilterSettings
 from gateway.faces.smtp_reception import SmtpSettings
 from gateway.ports import Downstream, History, OpenDownstream, TrackingList
-from gateway.relay import RelaySettings
 from gateway.screening import ScreeningSettings
 
 _STDERR = 2

@@ -24,6 +24,7 @@ from gateway.config import Config
 from gateway.control import Begin, Ready, Reload, Stand, Stop, receive, receive_first, sent
 from gateway.core import answer
 from gateway.core.handover import Client, HandOver
+from gateway.desk import Desk
 from gateway.door import Door
 from gateway.edge.breaker import Breaker
 from gateway.edge.census import Census
@@ -37,7 +38,6 @@ from gateway.faces.smtp import SmtpSession
 from gateway.faces.smtp_reception import Reception
 from gateway.guard import Proof, Standing, probe
 from gateway.ports import Downstream, OpenDownstream
-from gateway.relay import Desk
 from gateway.screening import Screening
 from gateway.shared_memory import SharedMemory
 

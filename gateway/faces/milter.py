@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from gateway.core.rule import Network, address_of, is_within
+from gateway.desk import Desk
 from gateway.faces.milter_message import MilterSettings
 from gateway.faces.milter_session import MilterSession
 from gateway.ports import Meter
-from gateway.relay import Desk
 
 
 class MilterServer:

@@ -21,9 +21,9 @@ from gateway.core.fingerprint import DIGEST_OCTETS
 from gateway.core.policy import Action, Decision, Verdict, summary
 from gateway.core.reply import Reply
 from gateway.core.report import Outcome, Report, entries
+from gateway.desk import Desk
 from gateway.faces import milter_wire as wire
 from gateway.faces.milter_message import Letter
-from gateway.relay import Desk
 from gateway.screening import Screened
 
 _RECURRING = (Verdict.DUPLICATE, Verdict.COLLISION)

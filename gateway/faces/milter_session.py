@@ -18,12 +18,12 @@ from typing import Protocol, cast
 
 from gateway.core import answer
 from gateway.core.handover import Client
+from gateway.desk import Desk
 from gateway.faces import milter_wire as wire
 from gateway.faces.milter_judgement import judge
 from gateway.faces.milter_message import Collector, Letter, MilterSettings
 from gateway.faces.milter_wire import Event, Request, Stage, Step
 from gateway.ports import Meter
-from gateway.relay import Desk
 from gateway.watchdog import Watchdog
 
 _REQUESTS = (

@@ -15,8 +15,8 @@ from gateway.core import answer
 from gateway.core.capability import Capabilities
 from gateway.core.reply import Reply
 from gateway.core.rule import Address, Network, is_within
+from gateway.desk import Desk
 from gateway.ports import Admission, Census, Journal, Meter
-from gateway.relay import Desk
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,12 @@ from gateway.core.reply import reply
 from gateway.core.report import Keep, Report
 from gateway.core.rule import Match, Mode, Policy, Rule
 from gateway.core.unique_id import Sealer, UniqueId
+from gateway.desk import Desk, RelaySettings
 from gateway.edge.tracking_memory import MemoryTrackingList
 from gateway.errors import TrackingListError
 from gateway.faces.milter import MilterServer, serve_milter
 from gateway.faces.milter_message import MilterSettings
 from gateway.ports import Downstream
-from gateway.relay import Desk, RelaySettings
 from gateway.screening import Screening, ScreeningSettings
 from tests.support.milter_peer import V2_STEPS, MilterPeer, packet
 

@@ -25,13 +25,13 @@ from gateway.core.handover import Client
 from gateway.core.report import Keep, Report
 from gateway.core.rule import Mode, Policy, Rule
 from gateway.core.unique_id import Sealer
+from gateway.desk import Desk, RelaySettings
 from gateway.edge import tracking_redis
 from gateway.edge.tracking_memory import MemoryTrackingList
 from gateway.edge.tracking_sqlite import SqliteTrackingList
 from gateway.faces.milter import serve_milter
 from gateway.faces.milter_message import MilterSettings
 from gateway.ports import Downstream, TrackingList
-from gateway.relay import Desk, RelaySettings
 from gateway.screening import Screening, ScreeningSettings
 from tests.support.process import Child, start, wait_until
 
