@@ -25,6 +25,7 @@ _DIALOGUES, _MATRIX = "tests/test_dialogues.py", "tests/integration/test_matrix.
 # Modules without tests/<folder>/test_<name>.py, nor one of a part of their name: where their tests
 # are, and why there.
 _TESTED_ELSEWHERE = {
+    "desk": (_DIALOGUES, "holds what others do"),
     "account": (_MATRIX, "what the log and the counters say"),
     "plan": (_MATRIX, "who gets which form"),
     "__main__": ("tests/test_cli.py", "starts the command line"),
