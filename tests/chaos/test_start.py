@@ -1,0 +1,34 @@
+"""P1 begins with being there: what happens while the gateway starts must not keep it down."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+from tests.support.client import deliver
+from tests.support.gateway import Gateway, running_gateway, settings_for
+from tests.support.letter import fresh_id, letter
+from tests.support.process import wait_until
+from tests.support.sink import Sink
+
+
+def test_a_worker_killed_during_the_first_start_is_replaced() -> None:
+    """Found by faults at random, seed 2: we ended with status 2, after which nobody restarts us."""
+    with Sink() as sink:
+        settings = {**settings_for(sink.port), "workers": 2}
+        with running_gateway(settings, until="started") as gateway:
+            first, *_ = wait_until(lambda: _workers(gateway), "a worker begins", 20.0)
+            os.kill(first, signal.SIGKILL)
+            gateway.wait_until_ready()
+            assert deliver(
+                gateway.port, "a@b.test", ["x@example.org"], letter(fresh_id())
+            ).is_accepted
+            assert first not in gateway.worker_pids
+            assert len(gateway.worker_pids) == 2
+
+
+def _workers(gateway: Gateway) -> list[int]:
+    with contextlib.suppress(FileNotFoundError):
+        return gateway.worker_pids
+    return []
