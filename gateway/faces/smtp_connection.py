@@ -170,7 +170,7 @@ class SmtpConnection(SMTP):
             except Exception as error:  # noqa: BLE001 - a bug of ours; it costs this client a retry
                 self._output.say(_logged(error))
                 await self._relay.close(politely=False)
-            if self._errors > self._reception.settings.errors:
+            if self._errors >= self._reception.settings.errors:
                 self._end(answer.TOO_MANY_ERRORS, "error")
 
     async def _is_let_in(self) -> bool:
