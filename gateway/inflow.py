@@ -10,6 +10,7 @@ from typing import Protocol
 
 from gateway.core.content import Unstuffer, unstuffed
 from gateway.core.fingerprint import Fingerprinter
+from gateway.core.forgery import ForgeryFilter
 from gateway.core.header import header_length
 from gateway.core.policy import Examination, examine
 from gateway.core.value import value
@@ -115,12 +116,14 @@ def examined(head: Head, most_hops: int) -> Examination:
 class Body:
     """What follows the header section; `Blocks` to be read to their end once."""
 
-    __slots__ = ("_content", "_fingerprinter", "_rest", "_unstuffer")
+    __slots__ = ("_content", "_filter", "_fingerprinter", "_rest", "_unstuffer")
 
     def __init__(self, content: Content, head: Head, examination: Examination) -> None:
         """Go on behind the head."""
         self._content = content
         self._rest = head.rest
+        # Fields of ours are removed behind the examined part of a header section, too.
+        self._filter = None if head.is_complete else ForgeryFilter(head.section, examination)
         self._unstuffer = Unstuffer()
         self._fingerprinter = Fingerprinter(examination.identifying)
         self._fingerprinter.update(examination.stray)
@@ -133,9 +136,19 @@ class Body:
         """
         block, self._rest = self._rest, b""
         block = block or await self._content.read()
+        if self._filter is not None:
+            block = await self._filtered(self._filter, block)
         if block:
             self._fingerprinter.update(self._unstuffer.feed(block))
         return block
+
+    async def _filtered(self, forgeries: ForgeryFilter, block: bytes) -> bytes:
+        """Return the next octets that are no forged field of ours."""
+        while block:
+            if kept := forgeries.feed(block):
+                return kept
+            block = await self._content.read()
+        return forgeries.rest()
 
     def fingerprint(self) -> bytes:
         """Return the fingerprint of header and body; right only after the last block."""

@@ -166,11 +166,10 @@ def examine(section: bytes, *, is_whole: bool = True) -> Examination:
 
     Args:
         section: dots unstuffed; whole lines.
-        is_whole: False if it is only the beginning of one that is too long. A field of ours that
-            may go on behind the cut is then left alone: half of it would join the field above.
+        is_whole: False if it is only the beginning of one that is too long. The last field may go
+            on behind the cut then; `forgery` sees to the rest of it if it is one of ours.
     """
     found, stray = select(section, EXAMINED)
-    forged = [field for field in found[OUR_FIELD] if is_whole or field.end < len(section)]
     ids = found[b"message-id"]
     date = found[b"date"]
     list_id = found[b"list-id"]
@@ -186,7 +185,7 @@ def examine(section: bytes, *, is_whole: bool = True) -> Examination:
         ),
         is_id_signed=any(map(_signs_message_id, signatures)),
         hops=len(found[b"received"]),
-        forged=tuple(forged),
+        forged=tuple(found[OUR_FIELD]),
         stray=stray,
         is_whole=is_whole,
     )
