@@ -204,8 +204,8 @@ def test_idle_sessions(gateway: Gateway) -> None:
         each = memory.look() / _SESSIONS
         print(f"{each / 1024:.1f} KiB for each idle session")
         assert each <= _SESSION_OCTETS
-        with Client(gateway.port) as client:
-            assert client.greet().code == 250, "there is room for one more"
+        with Client(gateway.port) as another:
+            assert another.greet().code == 250, "there is room for one more"
     finally:
         for opened in clients:
             opened.close()

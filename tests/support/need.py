@@ -25,9 +25,9 @@ def need(*programs: str, root: bool = False) -> None:
     for name in programs:
         program, _, package = name.partition(":")
         if shutil.which(program, path=_PATH) is None:
-            _miss(f"{program} is missing: apt-get install {package or program}")
+            miss(f"{program} is missing: apt-get install {package or program}")
     if root and os.geteuid() != 0:
-        _miss(f"only root can start {programs[0].partition(':')[0]}")
+        miss(f"only root can start {programs[0].partition(':')[0]}")
 
 
 def program(name: str) -> Path:
@@ -37,7 +37,8 @@ def program(name: str) -> Path:
     return Path(found)
 
 
-def _miss(reason: str) -> None:
+def miss(reason: str) -> None:
+    """Skip the running test, or fail it where nothing may be missing."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
