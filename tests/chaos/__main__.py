@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import sys
@@ -35,6 +36,8 @@ def main() -> int:
         events if arguments.events is None else arguments.events,
         arguments.rate,
     )
+    # The last of the ranges of ports, so that a suite beside us takes none of ours at a restart.
+    os.environ.setdefault("PYTEST_XDIST_WORKER", "gw7")
     # Told to stop, it stops the real servers first, as at Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"seed {plan.seed}: {plan.messages:,} messages, {plan.events:,} faults", flush=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections import deque
 from dataclasses import dataclass
 from typing import cast
@@ -56,14 +57,20 @@ class House:
         self._troubles: dict[str, deque[Trouble]] = {verb: deque() for verb in VERBS}
         self._server: asyncio.Server | None = None
         self._port = 0
+        # Bound and not listening: while we are gone, nobody else is given our port.
+        self._keeper: socket.socket | None = None
         self.accepted = 0
 
     async def open(self, port: int) -> None:
         """Take connections."""
         self._port = port
         loop = asyncio.get_running_loop()
+        if self._keeper is None:
+            self._keeper = socket.socket()
+            self._keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._keeper.bind(("127.0.0.1", port))
         self._server = await loop.create_server(
-            lambda: _Session(self), "127.0.0.1", port, backlog=1000
+            lambda: _Session(self), "127.0.0.1", port, backlog=1000, reuse_port=True
         )
 
     async def close(self) -> None:
@@ -72,6 +79,12 @@ class House:
             self._server.close()
             self._server = None
         self.cut()
+
+    async def end(self) -> None:
+        """Be gone for good."""
+        await self.close()
+        if self._keeper is not None:
+            self._keeper.close()
 
     async def reopen(self) -> None:
         """Be there again."""

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import csv
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -187,6 +188,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("build/soak"))
     arguments = parser.parse_args()
+    # The last of the ranges of ports, so that a suite beside us takes none of ours at a restart.
+    os.environ.setdefault("PYTEST_XDIST_WORKER", "gw7")
     samples = uvloop.run(soak(arguments.minutes * 60, arguments.seed))
     write(samples, arguments.folder)
     complaints = grown(samples)

@@ -186,7 +186,7 @@ async def staged(
         await house.open(port)
         stage = Stage(ledger, gateway, house, senders, groups[0], groups)
         stack.callback(gateway.kill)
-        stack.push_async_callback(house.close)
+        stack.push_async_callback(house.end)
         await stage.start_gateway()
         clients = [asyncio.create_task(senders.session()) for _ in range(SESSIONS)]
         try:
