@@ -51,6 +51,8 @@ class Lookout:
         self._metrics = metrics
         self._is_list_shared = config.store.url.scheme is not StoreScheme.MEMORY
         self._breaker = Breaker(self.store, _ignore)
+        self._is_list_up = True
+        metrics.store_is_up(True)  # as the breakers have it, until somebody finds otherwise
         self._is_downstream_up = True
         self._downstream_seen_s = 0.0
         self._list_seen_s = 0.0
@@ -71,7 +73,11 @@ class Lookout:
         async with self._looking:
             now = time.monotonic()
             if now - self._list_seen_s > _FRESH_S and self._is_list_shared:
+                was_up = self._breaker.is_up
                 await self._breaker.probe()
+                # Back is what answers twice: meanwhile the workers have noticed, too, and who waits
+                # for us to be ready again does not meet one that still lets mail pass unchecked.
+                self._is_list_up = self._breaker.is_up and (was_up or self._is_list_up)
                 self._metrics.store_is_up(self._breaker.is_up)
                 self._list_seen_s = now
             is_steady = self._is_downstream_up and not is_asked
@@ -86,7 +92,7 @@ class Lookout:
             Condition(
                 is_downstream_up=self._is_downstream_up,
                 has_probe_failed=self.standing is Standing.OPEN,
-                is_list_up=self._breaker.is_up,
+                is_list_up=self._is_list_up,
                 defers_unchecked=self._config.store.on_failure is OnFailure.TEMPFAIL,
                 is_stopping=self.is_stopping,
                 is_starting=self.is_starting,

@@ -47,6 +47,7 @@ DRAIN_S = 30.0
 _OPEN_RELAY = "the downstream relays for strangers; see `mailonce doctor`"
 _COLLECT_AFTER_OBJECTS = 50_000
 _CAPABILITIES_RETRY_S = 2.0
+_LIST_RETRY_S = 0.5
 _CUT_S = 1.0
 
 
@@ -85,6 +86,7 @@ class Worker:
         self._doors: list[Door] = []
         self._milter: MilterServer | None = None
         self._asking: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._config = config
         self._connector = self._connector_of(config)
         self._desk = self._desk_of(config)
@@ -104,6 +106,7 @@ class Worker:
         """Let sessions in."""
         loop = asyncio.get_running_loop()
         self._asking = loop.create_task(self._ask_capabilities())
+        self._probing = loop.create_task(self._probe_list())
         # At the first session EHLO should be answered in full already, if the downstream is there.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._asking), 1.0)
@@ -166,8 +169,9 @@ class Worker:
             await self._reception.emptied(_CUT_S)
         if closing is not None:
             await closing
-        if self._asking is not None:
-            self._asking.cancel()
+        for task in (self._asking, self._probing):
+            if task is not None:
+                task.cancel()
         await self._store.close()
         self._resolver.close()
 
@@ -195,6 +199,13 @@ class Worker:
                 raise IdentityError(_OPEN_RELAY)
 
         return wiring.connector_of(config, self._metrics, vet)
+
+    async def _probe_list(self) -> None:
+        """Notice soon that a list that failed is back, so that no message has to try it."""
+        while True:
+            await asyncio.sleep(_LIST_RETRY_S)
+            if not self._store.is_up:
+                await self._store.probe()
 
     async def _ask_capabilities(self) -> None:
         """Learn what the downstream can do, as soon as it is there."""
