@@ -29,6 +29,7 @@ _LITTLE_DISK_OCTETS = 1 << 30
 # RFC 5737 section 3: this address belongs to nobody.
 _FOREIGN = Client(address="192.0.2.1", port=25, helo="doctor.invalid")
 _WANTED = ("PIPELINING", "8BITMIME", "SIZE")
+_WANTED_OF_LMTP = ("PIPELINING", "8BITMIME")  # Dovecot has no SIZE
 _IDENTITY_REMEDIES = {
     HandOver.XCLIENT: "name our address in its smtpd_authorized_xclient_hosts",
     HandOver.XFORWARD: "name our address in its smtpd_authorized_xforward_hosts",
@@ -60,12 +61,16 @@ async def _server(config: Config, server: Server) -> AsyncIterator[Finding]:
         await _soon(plain.ask_capabilities())
     except DownstreamError as error:
         remedy = "start it, or correct downstream.servers; clients get 451 until then"
+        if config.downstream.identity is HandOver.PROXY:
+            # A service that does not expect the header takes it for pipelining, or waits.
+            remedy += f"; if it is there: {_IDENTITY_REMEDIES[HandOver.PROXY]}"
         yield fail("downstream", subject, f"does not take sessions: {error}", remedy)
         return
     offered = plain.capabilities
     names = " ".join(name for name, _ in offered.extensions) or "nothing"
     yield ok("downstream", subject, f"takes sessions, and offers {names}")
-    if missing := [name for name in _WANTED if not offered.has(name)]:
+    wanted = _WANTED if server.scheme is Scheme.SMTP else _WANTED_OF_LMTP
+    if missing := [name for name in wanted if not offered.has(name)]:
         yield warn(
             "downstream.capabilities",
             subject,

@@ -172,7 +172,7 @@ def test_from_complaint_to_answer_in_three_commands(worked_example: list[tuple[s
                 client.greet("mail.shop.example")
                 assert deliver_over(client, "billing@shop.example", [anna], message).is_accepted
         site.wait_for(1)
-        wait_until(lambda: "status=sent" in site.postfix.log(), "the delivery")
+        wait_until(lambda: "status=sent" in site.postfix.log(), "the delivery", 30.0)
         ((queue_id, line),) = re.findall(r": (\w+): (to=<anna.*status=sent.*)", site.postfix.log())
         assert line
         shown = worked_example[1][0].split()[1]

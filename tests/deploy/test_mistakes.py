@@ -119,6 +119,10 @@ def _the_door_is_postfix_own_smtpd(bench: Bench) -> Settings:
     }
 
 
+def _proxy_header_to_a_door_without_it(_bench: Bench) -> Settings:
+    return {"downstream.identity": "proxy"}
+
+
 def _port_25_is_still_postfix_own(bench: Bench) -> Settings:
     return {"listen.smtp": [f"127.0.0.1:{bench.trusting}"]}
 
@@ -176,6 +180,7 @@ MISTAKES: Mapping[Callable[[Bench], Settings], tuple[str, str]] = {
     _xclient_is_not_allowed: ("downstream.identity", "smtpd_authorized_xclient_hosts"),
     _xforward_is_not_allowed: ("downstream.identity", "smtpd_authorized_xforward_hosts"),
     _the_door_is_postfix_own_smtpd: ("downstream.relay", "mynetworks"),
+    _proxy_header_to_a_door_without_it: ("downstream", "smtpd_upstream_proxy_protocol"),
     _port_25_is_still_postfix_own: ("listen.smtp", "ss -ltnp"),
     _address_of_another_machine: ("listen.smtp", "no interface of this machine"),
     _redis_is_not_running: ("store", "start it"),

@@ -114,7 +114,7 @@ def built() -> Iterator[Built]:
 def test_the_wheel_has_all_that_the_package_has(built: Built) -> None:
     with zipfile.ZipFile(built.wheel) as archive:
         names = set(archive.namelist())
-    source = _ROOT / "gateway"
+    source = built.folder.parent / "gateway"
     expected = {
         f"gateway/{path.relative_to(source)}"
         for path in source.rglob("*")

@@ -105,7 +105,7 @@ class Site:
 
     def wait_for(self, count: int) -> list[tuple[str, bytes]]:
         """Wait until so many copies are in mailboxes, and return all."""
-        wait_until(lambda: len(self.delivered()) >= count, f"{count} copies", 20.0)
+        wait_until(lambda: len(self.delivered()) >= count, f"{count} copies", 30.0)
         return list(self.delivered())
 
     def run_command(self, heading: str) -> None:
