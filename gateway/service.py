@@ -75,21 +75,35 @@ class Service:
             ConfigError: something cannot be had as configured.
             RelayOpenError: the downstream relays for strangers.
         """
-        config = self._config
         self._log.adopt_libraries()
-        wiring.smtp_settings_of(config)  # a certificate that cannot be used is told before we start
+        wiring.smtp_settings_of(self._config)  # told before we start, if a certificate is unusable
+        milter = await self._open()
+        supervisor = await self._start(milter)
+        loop = asyncio.get_running_loop()
+        watching = [loop.create_task(self._watch()), loop.create_task(self._probe_for_ever())]
+        await self._stopping.wait()
+        for task in watching:
+            task.cancel()
+        await self._end(supervisor)
+
+    async def _open(self) -> list[socket.socket]:
+        """Open all listening sockets, serve HTTP, and return those of the milter."""
         inherited = handed_over(os.environ)
-        smtp = inherited.get("smtp") or open_all("listen.smtp", config.listen.smtp)
-        milter = inherited.get("milter") or open_all("listen.milter", config.listen.milter)
+        smtp = inherited.get("smtp") or open_all("listen.smtp", self._config.listen.smtp)
+        milter = inherited.get("milter") or open_all("listen.milter", self._config.listen.milter)
         self._smtp, self._sockets = smtp, [*smtp, *milter]
-        self._config = config = listening_at(config, [endpoint_of(listener) for listener in smtp])
+        self._config = listening_at(self._config, [endpoint_of(listener) for listener in smtp])
         await self._serve_http(inherited.get("http"))
+        return milter
+
+    async def _start(self, milter: Sequence[socket.socket]) -> Supervisor:
+        """Prove the downstream where that is needed, and start the workers."""
         proof = await self._first_probe()
         self._lookout.standing = proof.standing
         self._supervisor = Supervisor(
-            config,
+            self._config,
             proof,
-            smtp=smtp,
+            smtp=self._smtp,
             milter=milter,
             memory=self._memory,
             census_key=secrets.token_bytes(_CENSUS_KEY_OCTETS),
@@ -103,19 +117,16 @@ class Service:
         await self._supervisor.start()
         self._lookout.is_starting = False
         self._say_started(self._sockets)
-        watching = [
-            loop.create_task(self._watch()),
-            loop.create_task(self._probe_for_ever()),
-        ]
-        await self._stopping.wait()
+        return self._supervisor
+
+    async def _end(self, supervisor: Supervisor) -> None:
+        """Let nobody in any more, and wait for what is under way."""
         notify("STOPPING=1")
         self._lookout.is_stopping = True
         self._log.logger.info("stopping")
-        for task in watching:
-            task.cancel()
         for listener in self._sockets:
             listener.close()
-        await self._supervisor.stop()
+        await supervisor.stop()
         if self._http is not None:
             await self._http.stop()
         await self._lookout.close()

@@ -64,9 +64,7 @@ Patterns = Annotated[
 ]
 HttpEndpoint = Annotated[
     Endpoint | None,
-    Notation(
-        lambda value: None if value == "" else ENDPOINT.parse(value), f'{ENDPOINT.says}, or ""'
-    ),
+    Notation(lambda text: ENDPOINT.parse(text) if text != "" else None, f'{ENDPOINT.says}, or ""'),
 ]
 
 
@@ -368,9 +366,7 @@ class Config(Table):
     @property
     def worker_count(self) -> int:
         """How many worker processes: ``workers``, or one per core that we may use."""
-        if self.workers:
-            return self.workers
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        return self.workers or len(os.sched_getaffinity(0))
 
     def default_policy(self) -> Policy:
         """Return what holds for a recipient that no rule names."""
@@ -398,7 +394,6 @@ class Config(Table):
 
 def _machine_name() -> str:
     """Return the machine's FQDN, or the best it has that is a host name."""
-    for name in (socket.getfqdn(), socket.gethostname()):
-        if is_host_name(name) and not name.startswith("localhost"):
-            return name
-    return "localhost"
+    names = (socket.getfqdn(), socket.gethostname())
+    good = (name for name in names if is_host_name(name) and not name.startswith("localhost"))
+    return next(good, "localhost")
