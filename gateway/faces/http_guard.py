@@ -91,7 +91,7 @@ class Guard:
         if not self._access.token:
             text = "Set listen.http_token, or let listen.http be a loopback address.\n"
             return web.Response(status=403, text=text)
-        if request.path.startswith("/api/") or request.method != "GET":
+        if not _is_browser_page(request):
             headers = {"WWW-Authenticate": 'Bearer realm="mailonce"'}
             return web.json_response(
                 {"error": "a bearer token is needed"}, status=401, headers=headers
@@ -156,6 +156,16 @@ def _is_local_name(host: str) -> bool:
         return name == "localhost" or ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def _is_browser_page(request: web.Request) -> bool:
+    """Say whether a person looks at the answer, who can log in; a machine is to hear what it lacks.
+
+    RFC 9110 section 12.5.1: browsers name HTML among what they accept, and nothing else does.
+    """
+    is_page = request.method == "GET" and not request.path.startswith("/api/")
+    accepts_html = "text/html" in request.headers.get("Accept", "")
+    return is_page and accepts_html and "Authorization" not in request.headers
 
 
 def _is_same_origin(request: web.Request) -> bool:

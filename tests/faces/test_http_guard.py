@@ -52,8 +52,11 @@ async def test_reading_on_loopback_needs_no_token(console: Console, access: Acce
 
 async def test_elsewhere_all_but_metrics_and_health_needs_the_token(console: Console) -> None:
     async with serving(console, PUBLIC):
-        assert [await _status(console, path) for path in CLOSED] == [303] * 3, "to the login page"
-        assert [await _status(console, path) for path in API] == [401] * 2
+        assert [await _status(console, path) for path in CLOSED + API] == [401] * 5
+        html = {"Accept": "text/html,*/*;q=0.8"}
+        pages = [await _status(console, path, headers=html) for path in CLOSED]
+        assert pages == [303] * 3, "to the login page"
+        assert [await _status(console, path, headers=html) for path in API] == [401] * 2
         for path in CLOSED + API:
             assert await _status(console, path, headers=BEARER) in (200, 404)
 
@@ -80,7 +83,9 @@ WRONG = [
 @pytest.mark.parametrize("value", WRONG)
 async def test_wrong_token_is_refused(console: Console, value: str) -> None:
     async with serving(console, PUBLIC):
-        assert await _status(console, "/api/decisions", headers={"Authorization": value}) == 401
+        headers = {"Authorization": value, "Accept": "text/html"}
+        for path in (*CLOSED, "/api/decisions"):
+            assert await _status(console, path, headers=headers) == 401
 
 
 HOSTS = [
@@ -187,7 +192,11 @@ async def test_where_there_is_a_token_it_is_needed_to_change_anything(console: C
 
 async def test_browser_gets_a_cookie_for_the_token(console: Console) -> None:
     jar = aiohttp.CookieJar(unsafe=True)  # cookies of an IP address
-    async with serving(console, PUBLIC), aiohttp.ClientSession(console.url, cookie_jar=jar) as http:
+    html = {"Accept": "text/html"}
+    async with (
+        serving(console, PUBLIC),
+        aiohttp.ClientSession(console.url, cookie_jar=jar, headers=html) as http,
+    ):
         async with http.get("/") as answer:
             assert answer.url.path == "/login"
         async with http.post("/login", data={"token": "wrong"}) as answer:
