@@ -65,7 +65,9 @@ chaos: $(VENV)/.dev packages  ## 100,000 messages under faults at random (ARGS="
 soak: $(VENV)/.dev packages  ## half an hour at half speed: does anything grow?
 	@$(BIN)/python -m tests.chaos.soak $(ARGS)
 
-fuzz: $(VENV)/.dev  ## hostile octets for every parser, for as long as ARGS says
+# atheris has wheels for few systems; without it, hypothesis draws, and the run says so.
+fuzz: $(VENV)/.dev  ## hostile octets for every parser (ARGS="--seconds 600 --target smtp")
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3,<4' || true
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 # --- Housekeeping ---

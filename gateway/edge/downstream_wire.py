@@ -18,6 +18,8 @@ from gateway.watchdog import Watchdog
 
 _REPLY_LIMIT_OCTETS = 32 * 1024
 _COALESCE_OCTETS = 32 * 1024
+# Single replies are remembered, a thousand of them: not what a server says at great length.
+_SINGLE_OCTETS = 512
 _FAREWELL_TIMEOUT_S = 2.0
 
 
@@ -173,7 +175,8 @@ class DownstreamWire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Collect replies (asyncio)."""
-        single = None if self._received else single_reply(data)
+        is_short = not self._received and len(data) <= _SINGLE_OCTETS
+        single = single_reply(data) if is_short else None
         if single is not None and self._due:
             self._due -= 1
             self._replies.append(single)
