@@ -201,7 +201,6 @@ class Relay:
             raise
         is_per_recipient = self._hop is not None and self._hop.is_per_recipient
         end = conclude(plan.decisions, replies, is_per_recipient=is_per_recipient)
-        tell(end.reply)
         report = completed(
             self._passage(arrival),
             plan.screened,
@@ -209,7 +208,9 @@ class Relay:
             plan.name,
             is_id_added=plan.is_id_added,
         )
+        # Counted first: whoever reads the metrics after the reply finds the message in them.
         arrival.desk.journal.record(report)
+        tell(end.reply)
         await arrival.desk.screening.settle(
             plan.screened,
             plan.decisions,
