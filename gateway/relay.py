@@ -208,8 +208,7 @@ class Relay:
             plan.name,
             is_id_added=plan.is_id_added,
         )
-        # Counted first: whoever reads the metrics after the reply finds the message in them.
-        arrival.desk.journal.record(report)
+        arrival.desk.journal.record(report)  # who reads the metrics after the reply finds it there
         tell(end.reply)
         await arrival.desk.screening.settle(
             plan.screened,
