@@ -23,7 +23,12 @@ pytestmark = [
 ]
 
 # Nothing shall be unchecked because somebody else keeps the machine busy for a moment.
-CALM = {"store.timeout": "20s", "dedup.in_flight_wait": "10s", "store.lease": "1m"}
+CALM = {
+    "store.timeout": "20s",
+    "dedup.in_flight_wait": "10s",
+    "store.lease": "1m",
+    "limits.idle_timeout": "1m",
+}
 
 
 def outcome_of(plan: Plan) -> Outcome:
