@@ -289,6 +289,20 @@ async def test_a_path_that_cannot_be_is_an_error_that_names_it(tmp_path: Path) -
         await tracking_list.close()
 
 
+async def test_a_file_of_the_first_layout_is_brought_up(opened: Open, path: Path) -> None:
+    one, key = opened(), some_id()
+    await one.confirm([record_of(key, copies=3)])
+    await one.close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE record DROP COLUMN is_retry_due")
+        db.execute("PRAGMA user_version = 1")
+    later = opened()
+    sighting = await claimed(later, key, some_token())
+    assert (sighting.copies, sighting.is_retry_due) == (3, False)
+    await later.confirm([record_of(key, copies=4, is_retry_due=True)])
+    assert (await claimed(later, key, some_token())).is_retry_due
+
+
 async def test_a_file_of_a_later_release_is_left_alone(opened: Open, path: Path) -> None:
     one = opened()
     await claimed(one, some_id(), some_token())

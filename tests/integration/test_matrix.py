@@ -286,6 +286,22 @@ def test_mixed_actions_go_in_separate_transactions(start_pair: StartPair) -> Non
     assert mark_of(tagged.message).startswith("duplicate; ")
 
 
+def test_retry_reaches_those_whose_edition_was_refused(start_pair: StartPair) -> None:
+    """P1: plain to one and tagged to the other; the retry leaves out who has got its own."""
+    gateway, sink = start_pair({"dedup.action": "tag"})
+    message = letter(fresh_id())
+    send(gateway, message, X)
+    for _ in range(3):
+        # For Y the plain edition, once; for X the tagged one, refused each time.
+        if len(sink.accepted) == 1:
+            sink.answer("content", b"250 2.0.0 Ok\r\n")
+        sink.answer("content", b"451 4.7.1 Greylisted\r\n")
+        assert send(gateway, message, X, Y).wire == b"451 4.7.1 Greylisted\r\n"
+    assert send(gateway, message, X, Y).code == 250
+    assert [recipient for recipient, _ in sink.deliveries()] == [X, Y, X]
+    assert mark_of(sink.deliveries()[-1][1]).startswith("duplicate; ")
+
+
 def _refusal(delivery: Delivery) -> Answer:
     last = delivery.last
     assert last is not None
