@@ -176,6 +176,15 @@ def test_other_recipients_and_other_paths_are_other_copies(tmp_path: Path) -> No
     assert scanned(one, one)["duplicates"] == 1
 
 
+def test_single_messages_belong_to_their_folder(tmp_path: Path) -> None:
+    """A shell makes many paths of *.eml."""
+    one, two = letter("same-id-1@a.test"), letter("same-id-1@a.test", b"other\r\n")
+    here = sorted(eml(tmp_path / "here", one, one, two).iterdir())
+    there = sorted(eml(tmp_path / "there", one).iterdir())
+    found = scanned(*here, *there)
+    assert (found["messages"], found["duplicates"], found["collisions"]) == (4, 1, 1)
+
+
 def test_a_list_copy_is_another_message(tmp_path: Path) -> None:
     listed = letter("one.1@sender.test", extra=b"List-Id: <l.lists.test>\r\n")
     found = scanned(mbox(tmp_path / "box", letter("one.1@sender.test"), listed, listed))

@@ -26,7 +26,7 @@ from rich.progress import (
 from gateway.scan.ledger import Ledger
 from gateway.scan.message import messages
 from gateway.scan.report import Report, report_of
-from gateway.scan.source import Chunk, Source, chunks, sources
+from gateway.scan.source import Chunk, Source, chunks, mailbox_of, sources
 
 _STEP_OCTETS = 1 << 20
 
@@ -50,7 +50,7 @@ class Scan:
         """Read all there is under some paths.
 
         Args:
-            paths: of files and folders; copies are looked for within each.
+            paths: of files and folders; copies are looked for within each (see `mailbox_of`).
             on_progress: see there.
         """
         began = time.perf_counter()
@@ -69,8 +69,8 @@ class Scan:
             ledger.close()
 
     def _read(self, path: Path, ledger: Ledger, on_progress: OnProgress) -> None:
-        name = os.fspath(path)
         try:
+            name = os.fspath(mailbox_of(path))
             for source in sources(path, self._skip):
                 self._file(source, name, ledger, on_progress)
         except OSError as error:

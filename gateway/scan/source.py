@@ -126,6 +126,22 @@ def _entry(entry: os.DirEntry[str], on_skip: OnSkip, *, is_mail: bool) -> Iterat
         on_skip(path, error.strerror or str(error))
 
 
+def mailbox_of(path: Path) -> Path:
+    """Return what holds the mail that a path given by the user leads to.
+
+    A file with a single message belongs to the folder it lies in: a shell makes many paths of
+    ``*.eml``.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not path.is_file():
+        return path
+    with path.open("rb") as file:
+        is_mbox = _SEPARATOR.match(file.read(_LONGEST_SEPARATOR)) is not None
+    return path if is_mbox else path.parent
+
+
 def _is_maildir(folder: Path) -> bool:
     return all((folder / part).is_dir() for part in _MAILDIR_PARTS)
 
