@@ -38,7 +38,7 @@ def test_p1_no_delivery_outlives_its_lease() -> None:
     with Sink() as sink:
         settings = {"store.lease": "2s", **settings_for(sink.port)}
         with running_gateway(settings) as gateway:
-            sink.answer("content", Answer())  # never
+            sink.answer("content", Answer(delay_s=30.0))  # longer than we wait
             message = letter(fresh_id())
             began = time.monotonic()
             final = deliver(gateway.port, _SENDER, [_RECIPIENT], message).final
