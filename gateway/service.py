@@ -77,9 +77,12 @@ class Service:
         """
         self._log.adopt_libraries()
         wiring.smtp_settings_of(self._config)  # told before we start, if a certificate is unusable
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         milter = await self._open()
         supervisor = await self._start(milter)
-        loop = asyncio.get_running_loop()
         watching = [loop.create_task(self._watch()), loop.create_task(self._probe_for_ever())]
         await self._stopping.wait()
         for task in watching:
@@ -110,10 +113,6 @@ class Service:
             journal=self._journal,
             metrics=self._metrics,
         )
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
         await self._supervisor.start()
         self._lookout.is_starting = False
         self._say_started(self._sockets)
@@ -228,6 +227,8 @@ class Service:
 
     def _reload(self) -> None:
         """Read configuration and certificates anew; what cannot be used changes nothing."""
+        if self._supervisor is None:
+            return  # we are starting, from the same file
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             endpoints = [endpoint_of(listener) for listener in self._smtp]
@@ -241,8 +242,7 @@ class Service:
             self._config = config
             self._connector = wiring.connector_of(config, self._metrics)
             self._lookout.reload(config, self._connector)
-            if self._supervisor is not None:
-                self._supervisor.reload(config)
+            self._supervisor.reload(config)
             self._log.logger.info("reloaded")
             if wiring.needs_relay_probe(config):
                 self._probing = asyncio.get_running_loop().create_task(self._stand())
