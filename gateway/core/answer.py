@@ -32,6 +32,7 @@ TOO_MANY_SESSIONS = reply(421, "4.7.0", "Too many sessions, try again later")
 TOO_MANY_ERRORS = reply(421, "4.7.0", "Too many errors, closing connection")
 NOT_PROVEN = reply(421, "4.3.5", "The next server is not proven safe behind this relay")
 BAD_PROXY = reply(421, "4.3.5", "No valid PROXY header")
+NO_PROXY = reply(421, "4.3.5", "No PROXY header is expected from your address")
 NOT_ALLOWED = reply(554, "5.7.1", "Your address may not use this service")
 OUT_OF_STEP = reply(554, "5.5.0", "Commands were sent before their turn, closing connection")
 

@@ -193,6 +193,9 @@ class SmtpConnection(SMTP):
             self._peer = address_of(client.address)
         if (refusal := self._reception.admit(self, self._peer)) is not None:
             self._end(refusal, "refused")
+        elif (self._input.peek_line() or b"").startswith(b"PROXY "):
+            self._fault("proxy")
+            self._end(answer.NO_PROXY, "refused")
         elif self._input.has_more:
             self._fault("pipelining")
             self._end(answer.OUT_OF_STEP, "error")
@@ -207,8 +210,12 @@ class SmtpConnection(SMTP):
         name, _, argument = line[:-2].partition(b" ")
         verb = name.upper()
         method = self.verbs.get(verb)
-        if method is None:
-            self._fault("proxy" if name == b"PROXY" else "command")
+        if name == b"PROXY":
+            # A proxy that is not listed: its clients would all be taken for it. Fail closed.
+            self._fault("proxy")
+            self._end(answer.NO_PROXY, "refused")
+        elif method is None:
+            self._fault("command")
             self._complain(answer.SYNTAX)
         elif (
             not self._is_tls
