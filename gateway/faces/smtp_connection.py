@@ -210,12 +210,12 @@ class SmtpConnection(SMTP):
         name, _, argument = line[:-2].partition(b" ")
         verb = name.upper()
         method = self.verbs.get(verb)
-        if name == b"PROXY":
+        if name == b"PROXY" and not self._is_greeted:
             # A proxy that is not listed: its clients would all be taken for it. Fail closed.
             self._fault("proxy")
             self._end(answer.NO_PROXY, "refused")
         elif method is None:
-            self._fault("command")
+            self._fault("proxy" if name == b"PROXY" else "command")
             self._complain(answer.SYNTAX)
         elif (
             not self._is_tls
