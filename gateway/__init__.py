@@ -7,7 +7,7 @@ The package is built in floors; imports go down only (`make check` proves it):
     2  ports           what the upper floors ask of the world
        config/         TOML and environment to a frozen model
        watchdog        one timer for many waits
-    3  screening       examine, claim, decide, settle for one message
+    3  screening       examine, claim, decide, settle for one message (candidate)
        inflow, spool   content as it comes in; where a suspect message waits
        recall          what list and journal know of the past
        edge/           adapters: tracking lists, downstream, journal, metrics

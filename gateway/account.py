@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from gateway.candidate import Screened
 from gateway.core import answer
 from gateway.core.conclusion import Conclusion
 from gateway.core.envelope import Envelope
@@ -16,7 +17,6 @@ from gateway.core.policy import Action, Decision, Examination, Verdict, summary
 from gateway.core.report import Outcome, Report
 from gateway.core.value import value
 from gateway.errors import ContentRefusedError
-from gateway.screening import Screened
 
 _RECURRING = (Verdict.DUPLICATE, Verdict.COLLISION)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
+from gateway.candidate import Screened
 from gateway.core.edition import Edition, EditionSettings, editions
 from gateway.core.fingerprint import DIGEST_OCTETS
 from gateway.core.policy import Decision
 from gateway.core.tag import generated_id
 from gateway.core.value import value
-from gateway.screening import Screened
 
 
 @value

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from gateway.account import Passage, completed, refused
+from gateway.candidate import Screened
 from gateway.core import answer
 from gateway.core.conclusion import conclude
 from gateway.core.envelope import Envelope
@@ -34,7 +35,6 @@ from gateway.errors import (
 from gateway.hop import Command, Hop, Transaction, transaction_of
 from gateway.inflow import Blocks, Body, Content, Head, examined, read_head
 from gateway.plan import Plan, plan_of
-from gateway.screening import Screened
 from gateway.spool import Spool
 
 _RENEWALS_PER_LEASE = 4

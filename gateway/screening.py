@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from gateway.candidate import Candidate, Screened, collided, is_collision, is_held, record_after
 from gateway.core.envelope import Envelope
 from gateway.core.policy import (
     IN_FLIGHT,
@@ -34,12 +35,11 @@ from gateway.core.policy import (
     settle,
 )
 from gateway.core.reply import Reply
-from gateway.core.report import Entry, queue_id_of
-from gateway.core.rule import Match, Mode, Policy, Rule, policies
-from gateway.core.unique_id import Identity, Sealer, UniqueId
-from gateway.core.value import value
+from gateway.core.report import Entry
+from gateway.core.rule import Mode, Policy, Rule, policies
+from gateway.core.unique_id import Sealer, UniqueId
 from gateway.errors import TrackingListError
-from gateway.ports import Record, TrackingList
+from gateway.ports import TrackingList
 
 _TOKEN_OCTETS = 8
 _FIRST_POLL_S = 0.01
@@ -67,51 +67,6 @@ class ScreeningSettings:
     in_flight_wait_s: float = 10.0
     defers_unchecked: bool = False
     provisional_s: float = 600.0
-
-
-@value
-class Candidate:
-    """One recipient's copy on its way through the steps.
-
-    Attributes:
-        forward_path: recipient.
-        policy: that holds for it.
-        key: what is claimed, and will be confirmed or released; None if nothing is tracked.
-        sighting: from the list; None if it could not be asked.
-        is_same_content: whether a `SEEN` copy had this content.
-    """
-
-    forward_path: bytes
-    policy: Policy
-    key: UniqueId | None
-    sighting: Sighting | None
-    is_same_content: bool = False
-
-
-@value
-class Screened:
-    """A message between two steps.
-
-    Attributes:
-        examination: of its header section.
-        identity: None if nothing identifies it.
-        token: of its claims.
-        claimed_at_s: Unix time of the first claim.
-        candidates: one per forward-path, in order.
-    """
-
-    examination: Examination
-    identity: Identity | None
-    token: bytes
-    claimed_at_s: float
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def needs_content(self) -> bool:
-        """Say whether no decision is possible before the whole content is known."""
-        return any(
-            c.sighting is not None and c.sighting.sight is not Sight.NEW for c in self.candidates
-        )
 
 
 class Screening:
@@ -219,7 +174,7 @@ class Screening:
 
     async def renew(self, screened: Screened) -> None:
         """Hold the claims for another lease, while content still flows."""
-        keys = [c.key for c in screened.candidates if _is_held(c) and c.key is not None]
+        keys = [c.key for c in screened.candidates if is_held(c) and c.key is not None]
         if keys:
             with suppress(TrackingListError):  # at worst the lease ends: a duplicate, no loss
                 await self._list.claim(keys, screened.token, self._settings.lease_s)
@@ -255,17 +210,17 @@ class Screening:
             is_accepted = reply is not None and reply.is_accepted
             settlement = settle(decision, is_accepted=is_accepted)
             if settlement.is_confirmed:
-                since_s = _provisional_at_s(
-                    candidate, screened, is_accepted=is_accepted, is_known=is_outcome_known
+                records.append(
+                    record_after(
+                        candidate,
+                        candidate.key,
+                        self._sealer.fingerprint(candidate.key, fingerprint),
+                        reply,
+                        claimed_at_s,
+                        is_outcome_known=is_outcome_known,
+                        is_retry_due=is_retry_due,
+                    )
                 )
-                sealed = self._sealer.fingerprint(candidate.key, fingerprint)
-                record = _record(
-                    candidate, candidate.key, sealed, queue_id_of(reply), claimed_at_s, since_s
-                )
-                if is_retry_due or _was_retry_due(candidate):
-                    is_here = is_accepted or candidate.is_same_content
-                    record = _awaited(record, candidate, sealed, is_due=is_retry_due and is_here)
-                records.append(record)
             elif settlement.is_released:
                 keys.append(candidate.key)
         with suppress(TrackingListError):  # it counts that itself; the client's reply stands
@@ -280,7 +235,7 @@ class Screening:
         keys = [
             c.key
             for c in screened.candidates
-            if c.key is not None and (c.sighting is None or _is_held(c))
+            if c.key is not None and (c.sighting is None or is_held(c))
         ]
         if keys:
             with suppress(TrackingListError):  # as in `settle`
@@ -349,7 +304,7 @@ class Screening:
         moved = {
             c.key: self._sealer.collision_id(c.key, fingerprint)
             for c in screened.candidates
-            if c.key is not None and _is_collision(c)
+            if c.key is not None and is_collision(c)
         }
         if not moved:
             return screened
@@ -357,7 +312,7 @@ class Screening:
         return replace(
             screened,
             candidates=tuple(
-                _collided(c, moved[c.key], found[moved[c.key]])
+                collided(c, moved[c.key], found[moved[c.key]])
                 if c.key is not None and c.key in moved
                 else c
                 for c in screened.candidates
@@ -370,90 +325,3 @@ class Screening:
         return decision.action is Action.DEFERRED or (
             is_list_down and self._settings.defers_unchecked
         )
-
-
-def _record(
-    candidate: Candidate,
-    key: UniqueId,
-    sealed: bytes,
-    queue_id: bytes,
-    claimed_at_s: int,
-    provisional_at_s: int,
-) -> Record:
-    """Return what the list shall remember of an accepted, or once more seen, copy."""
-    earlier = candidate.sighting
-    window_s = candidate.policy.window_s
-    if earlier is None or earlier.sight is not Sight.SEEN or _is_collision(candidate):
-        return Record(key, claimed_at_s, sealed, 1, window_s, queue_id, provisional_at_s)
-    return Record(
-        key,
-        earlier.first_seen_s,
-        earlier.fingerprint,
-        earlier.copies + 1,
-        window_s,
-        earlier.note or queue_id,
-        provisional_at_s,
-    )
-
-
-def _provisional_at_s(
-    candidate: Candidate, screened: Screened, *, is_accepted: bool, is_known: bool
-) -> int:
-    """Return since when it is in doubt that this content was ever accepted; 0 if it was.
-
-    An unknown outcome takes nothing from what an earlier copy proved. If none proved anything, a
-    copy passed on starts the doubt anew: it may be the retry of one that failed, and fail as well.
-    """
-    earlier = candidate.sighting
-    if earlier is None or earlier.sight is not Sight.SEEN or _is_collision(candidate):
-        return 0 if is_accepted and is_known else int(screened.claimed_at_s)
-    if not earlier.provisional_at_s or not is_accepted:
-        return earlier.provisional_at_s
-    if is_known:
-        # The record stays that of the first content, of which another one proves nothing.
-        return 0 if candidate.is_same_content else earlier.provisional_at_s
-    return int(screened.claimed_at_s)
-
-
-def _was_retry_due(candidate: Candidate) -> bool:
-    return candidate.sighting is not None and candidate.sighting.is_retry_due
-
-
-def _awaited(record: Record, candidate: Candidate, sealed: bytes, *, is_due: bool) -> Record:
-    """Return a record that says whether a retry of its content is due.
-
-    Where the id alone counts, the content due may be another one than the first: the record then
-    speaks of the one that will come again.
-    """
-    if record.provisional_at_s:
-        return record  # nothing is known to be accepted
-    if is_due:
-        return replace(record, fingerprint=sealed, is_retry_due=True)
-    is_other = record.fingerprint != sealed and not _is_collision(candidate)
-    return replace(record, is_retry_due=is_other and _was_retry_due(candidate))
-
-
-def _is_held(candidate: Candidate) -> bool:
-    """Say whether a claim is ours: of a new message, or of a collision's own key."""
-    return candidate.sighting == NEW or _is_collision(candidate)
-
-
-def _is_collision(candidate: Candidate) -> bool:
-    return (
-        candidate.sighting is not None
-        and candidate.sighting.sight is Sight.SEEN
-        and not candidate.is_same_content
-        and candidate.policy.match is Match.CONTENT
-    )
-
-
-def _collided(candidate: Candidate, key: UniqueId, found: Sighting | None) -> Candidate:
-    """Return a collision after its own key was claimed.
-
-    A claim that is ours leaves the first copy's sighting in place, for the tag; anything else
-    speaks for this very content.
-    """
-    if found == NEW:
-        return replace(candidate, key=key)
-    is_seen = found is not None and found.sight is Sight.SEEN
-    return replace(candidate, key=key, sighting=found, is_same_content=is_seen)

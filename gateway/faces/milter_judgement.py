@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gateway.candidate import Screened
 from gateway.core.amendment import Amendment, amend
 from gateway.core.conclusion import Conclusion, conclude
 from gateway.core.fingerprint import DIGEST_OCTETS
@@ -24,7 +25,6 @@ from gateway.core.report import Outcome, Report, entries
 from gateway.desk import Desk
 from gateway.faces import milter_wire as wire
 from gateway.faces.milter_message import Letter
-from gateway.screening import Screened
 
 _RECURRING = (Verdict.DUPLICATE, Verdict.COLLISION)
 _FORGED_NAME = b"X-Mailonce"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.candidate import Screened
 from gateway.core.envelope import Envelope
 from gateway.core.policy import examine
 from gateway.core.reply import reply
@@ -19,7 +20,7 @@ from gateway.core.rule import Policy
 from gateway.core.unique_id import Sealer
 from gateway.edge.tracking_sqlite import SqliteTrackingList
 from gateway.inflow import Body, read_head
-from gateway.screening import Screened, Screening, ScreeningSettings
+from gateway.screening import Screening, ScreeningSettings
 from tests.support.client import Client, deliver, deliver_over, stuffed
 from tests.support.milter_server import SECRET, running_milter, start_milter
 from tests.support.need import need
