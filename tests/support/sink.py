@@ -230,6 +230,8 @@ class Sink:
         server, self._server = self._server, None
         if server is not None:
             server.close()
+        for _ in range(10):  # one that has just been accepted becomes a task within a few turns
+            await asyncio.sleep(0)
         await self._cut()
 
     async def _cut(self) -> None:
