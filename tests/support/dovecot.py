@@ -9,6 +9,7 @@ import contextlib
 import grp
 import os
 import pwd
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -101,7 +102,7 @@ class Dovecot:
 
         Dovecot puts Return-Path, Delivered-To and Received before what came.
         """
-        files = sorted((self.folder / "mail" / user / "new").glob("*"))
+        files = sorted((self.folder / "mail" / user / "new").glob("*"), key=_delivered_at)
         return [file.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for file in files]
 
     def wait_for_messages(self, user: str, count: int = 1) -> list[bytes]:
@@ -154,3 +155,10 @@ def running_dovecot(
             yield instance
         finally:
             instance.stop()
+
+
+def _delivered_at(file: Path) -> tuple[int, int]:
+    """Return seconds and microseconds; in the name the latter are not filled up with zeros."""
+    match = re.match(r"(\d+)\.M(\d+)", file.name)
+    assert match is not None, file.name
+    return int(match[1]), int(match[2])
