@@ -49,9 +49,9 @@ class Handler:
         return client
 
     # aiosmtpd finds its hooks by their names, and gives them more than they need.
-    async def handle_DATA(  # noqa: N802
+    async def handle_DATA(  # noqa: N802 - aiosmtpd finds it by this name
         self,
-        server: SMTP,  # noqa: ARG002
+        server: SMTP,  # noqa: ARG002 - and calls it so
         session: Session,
         envelope: Envelope,
     ) -> str:
