@@ -26,13 +26,13 @@ class Field:
 
     Attributes:
         body: octets after the colon, folding and line end included.
-        start: offset of the field's first octet in the section.
-        end: offset after the field's line end.
+        start: offset of the field's first octet in the section; 0 where there is only the field.
+        end: offset after the field's line end; likewise.
     """
 
     body: bytes
-    start: int
-    end: int
+    start: int = 0
+    end: int = 0
 
 
 def header_length(content: bytes | bytearray, start: int = 0) -> int | None:

@@ -12,7 +12,7 @@ Whatever is unknown is passed on.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -170,6 +170,19 @@ def examine(section: bytes, *, is_whole: bool = True) -> Examination:
             on behind the cut then; `forgery` sees to the rest of it if it is one of ours.
     """
     found, stray = select(section, EXAMINED)
+    return examined(found, stray, is_whole=is_whole)
+
+
+def examined(
+    found: Mapping[bytes, Sequence[Field]], stray: bytes = b"", *, is_whole: bool = True
+) -> Examination:
+    """Read all that matters from fields that were picked already; see `examine`.
+
+    Args:
+        found: fields by name, in order; every name of `EXAMINED` a key.
+        stray: octets behind the last field.
+        is_whole: see `examine`.
+    """
     ids = found[b"message-id"]
     date = found[b"date"]
     list_id = found[b"list-id"]

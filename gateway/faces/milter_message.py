@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from gateway.core.envelope import Envelope, normalized, parse_path
 from gateway.core.fingerprint import Fingerprinter
 from gateway.core.handover import Client
-from gateway.core.policy import EXAMINED, Examination, examine
+from gateway.core.header import Field
+from gateway.core.policy import EXAMINED, Examination, examined
+from gateway.core.value import value
 from gateway.faces.milter_wire import parse_field
 
 _QUEUE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -38,7 +40,7 @@ class MilterSettings:
     is_acceptance_assumed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Letter:
     """A whole message and its envelope.
 
@@ -78,8 +80,8 @@ class Collector:
         "_arguments",
         "_client",
         "_examination",
-        "_fields",
         "_fingerprinter",
+        "_found",
         "_has_leading_space",
         "_header_room",
         "_is_recipients_whole",
@@ -115,7 +117,7 @@ class Collector:
         self._arguments: dict[bytes, tuple[bytes, tuple[bytes, ...]]] = {}
         self._recipients = recipients
         self._is_recipients_whole = True
-        self._fields: list[bytes] = []
+        self._found: dict[bytes, list[Field]] = {name: [] for name in EXAMINED}
         self._header_room = header_size_octets
         self._examination: Examination | None = None
         self._fingerprinter: Fingerprinter | None = None
@@ -141,9 +143,10 @@ class Collector:
         self._arguments[key] = (first, (*written, argument))
 
     def take_fields(self, payloads: Sequence[bytes]) -> None:
-        """Take header fields, as they came; they are read at the end of the header section.
+        """Take header fields, as they came; only those that are examined are read and kept.
 
-        Only those that matter to the examination are kept.
+        Raises:
+            WireError: one of these was none.
         """
         if not self.is_content_begun:
             self._begin()
@@ -154,29 +157,21 @@ class Collector:
         if self._header_room < 0:
             return
         self._header_room -= octets
-        self._fields += [
-            payload
-            for payload in payloads
-            if payload[: payload.find(b"\0")].lower().rstrip(b" \t") in EXAMINED
-        ]
+        spaced = self._has_leading_space
+        for payload in payloads:
+            of_name = self._found.get(payload[: payload.find(b"\0")].rstrip(b" \t").lower())
+            if of_name is not None:
+                of_name.append(Field(parse_field(payload, has_leading_space=spaced)[1]))
 
     def take_body(self, chunk: bytes) -> None:
-        """Take the next octets of the body.
-
-        Raises:
-            WireError: a header field was none.
-        """
+        """Take the next octets of the body."""
         if not self.is_content_begun:
             self._begin()
         self._size_octets += len(chunk)
         self._examined()[1].update(chunk)
 
     def finished(self, queue_id: bytes) -> Letter:
-        """Return the whole message.
-
-        Raises:
-            WireError: a header field was none.
-        """
+        """Return the whole message."""
         if not self.is_content_begun:
             self._begin()
         examination, fingerprinter = self._examined()
@@ -201,17 +196,10 @@ class Collector:
         self._started_s = time.monotonic()
 
     def _examined(self) -> tuple[Examination, Fingerprinter]:
-        """Close the header section, if that has not been done.
-
-        Raises:
-            WireError: a header field was none.
-        """
+        """Close the header section, if that has not been done."""
         if self._examination is None or self._fingerprinter is None:
-            spaced = self._has_leading_space
-            section = b"".join([parse_field(p, has_leading_space=spaced) for p in self._fields])
-            self._examination = examine(section, is_whole=self._header_room >= 0)
+            self._examination = examined(self._found, is_whole=self._header_room >= 0)
             self._fingerprinter = Fingerprinter(self._examination.identifying)
-            self._fingerprinter.update(self._examination.stray)
         return self._examination, self._fingerprinter
 
 

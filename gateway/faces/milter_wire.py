@@ -275,23 +275,26 @@ def parse_macros(payload: bytes) -> tuple[int, Mapping[bytes, bytes]]:
     return payload[0], dict(zip(names, parts[1::2], strict=True))
 
 
-def parse_field(payload: bytes, *, has_leading_space: bool) -> bytes:
-    r"""Read a header field, and write it as it stood in the message.
+def parse_field(payload: bytes, *, has_leading_space: bool) -> tuple[bytes, bytes]:
+    r"""Read a header field.
 
     Args:
         payload: name and body; folds as LF.
         has_leading_space: whether the body begins right behind the colon. Otherwise the server has
             eaten one blank, if there was one.
 
+    Returns:
+        The name, and the body as it stood in the message: from behind the colon to the line end.
+
     Raises:
         WireError: not two strings.
     """
-    parts = payload.split(b"\0")
-    if len(parts) != 3 or parts[2]:
+    name, _, body = payload.partition(b"\0")
+    if not body or body.find(b"\0") != len(body) - 1:
         raise WireError(f"not a header field: {payload[:_MAX_SHOWN]!r}")
-    if b"\n" in payload:
-        parts[1] = parts[1].replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    return b"%b%b%b\r\n" % (parts[0], b":" if has_leading_space else b": ", parts[1])
+    if b"\n" in body:
+        body = body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    return name, b"%b%b\r\n" % (b"" if has_leading_space else b" ", body[:-1])
 
 
 def agree(offered: Negotiation, requests: Request, steps: Step) -> Negotiation:

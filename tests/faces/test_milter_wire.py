@@ -103,6 +103,23 @@ def test_longest_packet_is_taken() -> None:
     assert got == [(Event.HEADER, payload)]
 
 
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", "nothing"),
+        (b"Subject", "no string ends"),
+        (b"Subject\0", "no body"),
+        (b"Subject\0hi", "the body does not end"),
+        (b"Subject\0hi\0there", "the second string is not the last"),
+        (b"Subject\0hi\0\0", "three strings"),
+    ],
+)
+def test_what_is_not_two_strings_is_no_field(payload: bytes, reason: str) -> None:
+    with pytest.raises(wire.WireError, match="not a header field"):
+        wire.parse_field(payload, has_leading_space=True)
+    assert reason
+
+
 @given(st.binary(max_size=400))
 def test_parsers_fail_in_one_way_only(payload: bytes) -> None:
     for parse in (
@@ -173,14 +190,14 @@ _FIELDS = [
 def test_field_with_leading_space_comes_back_octet_for_octet(field: bytes) -> None:
     name, _, body = field.removesuffix(b"\r\n").partition(b":")
     payload = name + b"\0" + body.replace(b"\r\n", b"\n") + b"\0"
-    assert wire.parse_field(payload, has_leading_space=True) == field
+    assert b"%b:%b" % wire.parse_field(payload, has_leading_space=True) == field
 
 
 @pytest.mark.parametrize("field", _FIELDS)
 def test_field_without_leading_space_differs_in_blanks_only(field: bytes) -> None:
     name, _, body = field.removesuffix(b"\r\n").partition(b":")
     payload = name + b"\0" + body.removeprefix(b" ").replace(b"\r\n", b"\n") + b"\0"
-    back = wire.parse_field(payload, has_leading_space=False)
+    back = b"%b:%b" % wire.parse_field(payload, has_leading_space=False)
     assert back.split() == field.replace(b":", b": ").split()
 
 
