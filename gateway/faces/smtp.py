@@ -239,7 +239,7 @@ class SmtpSession(SmtpConnection):
             self._complain(answer.NO_TLS)
         elif not self._is_out_of_step() and self.transport is not None:
             self._output.say(answer.START_TLS)
-            self._output.flush()
+            self._output.write()
             try:
                 transport = await self.loop.start_tls(
                     self.transport,

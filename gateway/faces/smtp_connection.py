@@ -276,7 +276,7 @@ class SmtpConnection(SMTP):
 
     async def _finish(self) -> None:
         """Close both sides, and be counted out."""
-        self._output.flush()
+        self._output.write()
         if (transport := self.transport) is not None:
             transport.close()
             if transport.get_write_buffer_size():
