@@ -18,7 +18,7 @@ from gateway.core.handover import Client
 from gateway.core.header import Field
 from gateway.core.policy import EXAMINED, Examination, examined
 from gateway.core.value import value
-from gateway.faces.milter_wire import parse_field
+from gateway.faces.milter_wire import parse_fields
 
 _QUEUE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -143,25 +143,22 @@ class Collector:
         self._arguments[key] = (first, (*written, argument))
 
     def take_fields(self, payloads: Sequence[bytes]) -> None:
-        """Take header fields, as they came; only those that are examined are read and kept.
+        """Take header fields, as they came; only those that are examined are kept.
 
         Raises:
-            WireError: one of these was none.
+            WireError: one of them was none.
         """
         if not self.is_content_begun:
             self._begin()
-        together = b"".join(payloads)
-        # The two NULs of each are a colon and a line end, each LF is a CRLF.
-        octets = len(together) + len(payloads) + together.count(b"\n")
+        names, bodies, octets = parse_fields(payloads, has_leading_space=self._has_leading_space)
         self._size_octets += octets
         if self._header_room < 0:
             return
         self._header_room -= octets
-        spaced = self._has_leading_space
-        for payload in payloads:
-            of_name = self._found.get(payload[: payload.find(b"\0")].rstrip(b" \t").lower())
+        for name, body in zip(names, bodies, strict=True):
+            of_name = self._found.get(name)
             if of_name is not None:
-                of_name.append(Field(parse_field(payload, has_leading_space=spaced)[1]))
+                of_name.append(Field(body + b"\r\n"))
 
     def take_body(self, chunk: bytes) -> None:
         """Take the next octets of the body."""

@@ -11,7 +11,7 @@ is total but for `WireError`, after which the stream makes no sense any more.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
@@ -28,6 +28,7 @@ _HEAD = struct.Struct("!IB")
 _NEGOTIATION = struct.Struct("!III")
 _PORT = struct.Struct("!H")
 _MAX_SHOWN = 40
+_STRINGS_OF_FIELD = 2
 
 
 class WireError(ValueError):
@@ -275,26 +276,36 @@ def parse_macros(payload: bytes) -> tuple[int, Mapping[bytes, bytes]]:
     return payload[0], dict(zip(names, parts[1::2], strict=True))
 
 
-def parse_field(payload: bytes, *, has_leading_space: bool) -> tuple[bytes, bytes]:
-    r"""Read a header field.
+def parse_fields(
+    payloads: Sequence[bytes], *, has_leading_space: bool
+) -> tuple[Sequence[bytes], Sequence[bytes], int]:
+    r"""Read header fields that came in a row; all at once, since a message has a dozen or more.
 
     Args:
-        payload: name and body; folds as LF.
-        has_leading_space: whether the body begins right behind the colon. Otherwise the server has
+        payloads: name and body each; folds as LF.
+        has_leading_space: whether a body begins right behind the colon. Otherwise the server has
             eaten one blank, if there was one.
 
     Returns:
-        The name, and the body as it stood in the message: from behind the colon to the line end.
+        The names in lower case, without blanks behind them; the bodies as they stood in the
+        message, from behind the colon to before the line end; and how many octets of the message
+        all of that was.
 
     Raises:
-        WireError: not two strings.
+        WireError: one of them is not two strings.
     """
-    name, _, body = payload.partition(b"\0")
-    if not body or body.find(b"\0") != len(body) - 1:
-        raise WireError(f"not a header field: {payload[:_MAX_SHOWN]!r}")
-    if b"\n" in body:
-        body = body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    return name, b"%b%b\r\n" % (b"" if has_leading_space else b" ", body[:-1])
+    if wrong := [p for p in payloads if p.count(b"\0") != _STRINGS_OF_FIELD or p[-1]]:
+        raise WireError(f"not a header field: {wrong[0][:_MAX_SHOWN]!r}")
+    together = b"".join(payloads).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    strings = together.split(b"\0")
+    named, bodies = b"\0".join(strings[:-1:2]).lower(), strings[1::2]
+    if not has_leading_space:
+        bodies = [b" " + body for body in bodies]
+    names = named.split(b"\0")
+    if b" " in named or b"\t" in named:  # RFC 5322 section 4.5.8 allows them before the colon
+        names = [name.rstrip(b" \t") for name in names]
+    # The two NULs of each are a colon and a line end.
+    return names, bodies, len(together) + len(payloads)
 
 
 def agree(offered: Negotiation, requests: Request, steps: Step) -> Negotiation:

@@ -112,11 +112,12 @@ def test_longest_packet_is_taken() -> None:
         (b"Subject\0hi", "the body does not end"),
         (b"Subject\0hi\0there", "the second string is not the last"),
         (b"Subject\0hi\0\0", "three strings"),
+        (b"a\0b\0c\0d\0", "two fields in one"),
     ],
 )
 def test_what_is_not_two_strings_is_no_field(payload: bytes, reason: str) -> None:
     with pytest.raises(wire.WireError, match="not a header field"):
-        wire.parse_field(payload, has_leading_space=True)
+        wire.parse_fields([b"To\0a\0", payload, b"Cc\0b\0"], has_leading_space=True)
     assert reason
 
 
@@ -127,8 +128,8 @@ def test_parsers_fail_in_one_way_only(payload: bytes) -> None:
         wire.parse_negotiation,
         wire.parse_connection,
         wire.parse_macros,
-        lambda octets: wire.parse_field(octets, has_leading_space=True),
-        lambda octets: wire.parse_field(octets, has_leading_space=False),
+        lambda octets: wire.parse_fields([octets], has_leading_space=True),
+        lambda octets: wire.parse_fields([octets, b"To\0a\0"], has_leading_space=False),
         PacketReader().feed,
     ):
         try:
@@ -190,15 +191,44 @@ _FIELDS = [
 def test_field_with_leading_space_comes_back_octet_for_octet(field: bytes) -> None:
     name, _, body = field.removesuffix(b"\r\n").partition(b":")
     payload = name + b"\0" + body.replace(b"\r\n", b"\n") + b"\0"
-    assert b"%b:%b" % wire.parse_field(payload, has_leading_space=True) == field
+    names, (read,), octets = wire.parse_fields([payload], has_leading_space=True)
+    assert (names, read, octets) == ([name.lower()], body, len(field))
 
 
 @pytest.mark.parametrize("field", _FIELDS)
 def test_field_without_leading_space_differs_in_blanks_only(field: bytes) -> None:
     name, _, body = field.removesuffix(b"\r\n").partition(b":")
     payload = name + b"\0" + body.removeprefix(b" ").replace(b"\r\n", b"\n") + b"\0"
-    back = b"%b:%b" % wire.parse_field(payload, has_leading_space=False)
-    assert back.split() == field.replace(b":", b": ").split()
+    names, (back,), _ = wire.parse_fields([payload], has_leading_space=False)
+    assert names == [b"subject"]
+    assert back.split() == body.split()
+    assert back[:1] == b" "
+
+
+_ROWS = [
+    pytest.param([b"To\0 a\0", b"X-A\0 b\0"], [(b"to", b" a"), (b"x-a", b" b")], id="two"),
+    pytest.param([b"Subject \t\0 a\0"], [(b"subject", b" a")], id="blanks before the colon"),
+    pytest.param([b"A b \0 a\0"], [(b"a b", b" a")], id="a blank in the name stays"),
+    pytest.param([b"\0 a\0", b"To\0\0"], [(b"", b" a"), (b"to", b"")], id="nothing is something"),
+    pytest.param([b"A\0 b\r\n\tc\n d\0"], [(b"a", b" b\r\n\tc\r\n d")], id="both line ends"),
+]
+
+
+@pytest.mark.parametrize(("payloads", "fields"), _ROWS)
+def test_fields_are_read_in_their_order(
+    payloads: list[bytes], fields: list[tuple[bytes, bytes]]
+) -> None:
+    names, bodies, octets = wire.parse_fields(payloads, has_leading_space=True)
+    assert list(zip(names, bodies, strict=True)) == fields
+    assert octets == sum(len(name) + len(body) + len(b":\r\n") for name, body in fields) + _lost(
+        payloads
+    )
+
+
+def _lost(payloads: list[bytes]) -> int:
+    """Count the blanks before colons, which belong to the message and to no name."""
+    names = [payload.partition(b"\0")[0] for payload in payloads]
+    return sum(len(name) - len(name.rstrip(b" \t")) for name in names)
 
 
 def test_agreement_is_what_both_can() -> None:

@@ -295,7 +295,7 @@ def milter(octets: bytes) -> None:
             with suppress(milter_wire.WireError):
                 parse(payload)
         with suppress(milter_wire.WireError):
-            milter_wire.parse_field(payload, has_leading_space=True)
+            milter_wire.parse_fields([payload], has_leading_space=True)
 
 
 def xforward(octets: bytes) -> None:
