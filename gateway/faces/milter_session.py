@@ -11,10 +11,10 @@ ends the connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 from gateway.core import answer
 from gateway.core.handover import Client
@@ -77,14 +77,15 @@ class MilterSession(asyncio.Protocol):
     """A connection, from the negotiation to its end."""
 
     __slots__ = (
-        "_agreed",
         "_answered",
         "_client",
         "_current_desk",
         "_house",
+        "_is_agreed",
         "_is_ending",
         "_is_given_up",
         "_is_paused",
+        "_is_spaced",
         "_judging",
         "_macros",
         "_message",
@@ -115,7 +116,8 @@ class MilterSession(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._watchdog = Watchdog(asyncio.get_running_loop(), self._fall_silent)
         self._reader = wire.PacketReader()
-        self._agreed: wire.Negotiation | None = None
+        self._is_agreed = False
+        self._is_spaced = False
         self._answered: frozenset[int] = frozenset()
         self._client = Client()
         self._macros: dict[bytes, bytes] = {}
@@ -187,7 +189,6 @@ class MilterSession(asyncio.Protocol):
 
     def _go_on(self, packets: Sequence[tuple[int, bytes]]) -> None:
         """Work through packets, up to the end of a message."""
-        answers: list[bytes] = []
         fields: list[bytes] = []
         for number, (command, payload) in enumerate(packets, 1):
             # Postfix sends macros, if only none, before every field: these two are the most.
@@ -198,63 +199,43 @@ class MilterSession(asyncio.Protocol):
                 fields.append(payload)
                 continue
             if fields:
-                answers += self._take_fields(fields)
+                self._take_fields(fields)
                 fields = []
             if command == _END_OF_MESSAGE:
                 self._waiting = list(packets[number:])
                 self._end_message(payload)
                 break
-            answers.append(self._take(command, payload))
+            self._take(command, payload)
             if command in self._answered:
-                answers.append(wire.CONTINUE)
+                self._open_transport().write(wire.CONTINUE)
         if fields:
-            answers += self._take_fields(fields)
-        if octets := b"".join(answers):
-            self._open_transport().write(octets)
+            self._take_fields(fields)
         if self._judging is None:
             self._expect_more()
 
-    def _take(self, command: int, payload: bytes) -> bytes:
-        """Take one packet; return what must be answered beyond going on."""
-        if command == Event.BODY:
-            self._open_message().take_body(payload)
-        elif command == Event.NEGOTIATE:
-            return self._negotiate(payload)
-        elif command in (Event.CONNECT, Event.HELO):
-            self._introduce(command, payload)
-        elif command == Event.MAIL:
-            self._begin_message(_argument(payload))
-        elif command == Event.RCPT:
-            self._open_message().take_recipient(_argument(payload))
-        elif command in (Event.ABORT, Event.QUIT_NEW_CONNECTION):
-            self._message = None
-            if command == Event.QUIT_NEW_CONNECTION:
-                self._client = Client()
-        elif command == Event.QUIT:
-            self._result = "ok"
-            self._message = None
-            self._open_transport().close()
-        elif command not in (Event.DATA, Event.UNKNOWN, Event.END_OF_HEADER):
+    def _take(self, command: int, payload: bytes) -> None:
+        """Take one packet."""
+        take = self._takes.get(command)
+        if take is None:
             raise wire.WireError(f"command {command:#x} is unknown")
-        return b""
+        take(self, payload)
 
-    def _take_fields(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
-        """Take header fields that came in a row; return the answers to them."""
+    def _take_fields(self, payloads: Sequence[bytes]) -> None:
+        """Take header fields that came in a row."""
         self._open_message().take_fields(payloads)
-        return [wire.CONTINUE] * len(payloads) if _FIELD in self._answered else []
+        if _FIELD in self._answered:
+            self._open_transport().write(wire.CONTINUE * len(payloads))
 
-    def _negotiate(self, payload: bytes) -> bytes:
+    def _negotiate(self, payload: bytes) -> None:
         offered = wire.parse_negotiation(payload)
-        self._agreed = wire.agree(offered, _REQUESTS, _STEPS)
-        self._answered = self._agreed.answered
-        return wire.negotiated(self._agreed, _MACROS)
+        agreed = wire.agree(offered, _REQUESTS, _STEPS)
+        self._is_agreed, self._is_spaced = True, agreed.has_leading_space
+        self._answered = agreed.answered
+        self._open_transport().write(wire.negotiated(agreed, _MACROS))
 
-    def _introduce(self, command: int, payload: bytes) -> None:
+    def _take_connect(self, payload: bytes) -> None:
         """Learn who the client of the mail server is."""
-        self._agreement()
-        if command == Event.HELO:
-            self._client = replace(self._client, helo=_argument(payload).decode("latin-1"))
-            return
+        self._require_agreement()
         connection = wire.parse_connection(payload)
         is_named = connection.name not in ("", "unknown") and not connection.name.startswith("[")
         self._client = Client(
@@ -263,14 +244,40 @@ class MilterSession(asyncio.Protocol):
             connection.name if is_named else Client().name,
         )
 
-    def _begin_message(self, sender: bytes) -> None:
+    def _take_helo(self, payload: bytes) -> None:
+        self._require_agreement()
+        self._client = replace(self._client, helo=_argument(payload).decode("latin-1"))
+
+    def _take_mail(self, payload: bytes) -> None:
+        self._require_agreement()
         self._message = Collector(
             self._client,
-            sender,
-            has_leading_space=self._agreement().has_leading_space,
+            _argument(payload),
+            has_leading_space=self._is_spaced,
             header_size_octets=self._current_desk().settings.header_size_octets,
             recipients=self._house.settings.recipients,
         )
+
+    def _take_recipient(self, payload: bytes) -> None:
+        self._open_message().take_recipient(_argument(payload))
+
+    def _take_body(self, payload: bytes) -> None:
+        self._open_message().take_body(payload)
+
+    def _take_nothing(self, _payload: bytes) -> None:
+        """Learn nothing from a packet that we have not asked for."""
+
+    def _abort(self, _payload: bytes) -> None:
+        self._message = None
+
+    def _begin_anew(self, _payload: bytes) -> None:
+        self._message = None
+        self._client = Client()
+
+    def _quit(self, _payload: bytes) -> None:
+        self._result = "ok"
+        self._message = None
+        self._open_transport().close()
 
     def _end_message(self, payload: bytes) -> None:
         """Have a whole message judged."""
@@ -301,8 +308,7 @@ class MilterSession(asyncio.Protocol):
         desk = self._current_desk()
         is_answered = False
         try:
-            is_spaced = self._agreement().has_leading_space
-            judgement = await judge(desk, letter, has_leading_space=is_spaced)
+            judgement = await judge(desk, letter, has_leading_space=self._is_spaced)
             if self._is_given_up:
                 desk.journal.complain("milter_answer_unwanted", "the mail server gave up waiting")
                 await judgement.withdraw()
@@ -336,7 +342,7 @@ class MilterSession(asyncio.Protocol):
 
     def _expect_more(self) -> None:
         is_amid = self._message is not None and self._message.is_content_begun
-        is_amid = is_amid or self._reader.held_octets > 0 or self._agreed is None
+        is_amid = is_amid or self._reader.held_octets > 0 or not self._is_agreed
         self._watchdog.arm(self._house.settings.idle_timeout_s if is_amid else _SESSION_TIMEOUT_S)
 
     def _fall_silent(self) -> None:
@@ -350,10 +356,9 @@ class MilterSession(asyncio.Protocol):
         self._current_desk().journal.complain("milter_protocol_broken", str(error))
         self.cut()
 
-    def _agreement(self) -> wire.Negotiation:
-        if self._agreed is None:
+    def _require_agreement(self) -> None:
+        if not self._is_agreed:
             raise wire.WireError("no negotiation")
-        return self._agreed
 
     def _open_message(self) -> Collector:
         if self._message is None:
@@ -362,6 +367,24 @@ class MilterSession(asyncio.Protocol):
 
     def _open_transport(self) -> asyncio.Transport:
         return cast("asyncio.Transport", self._transport)  # set before anything can come
+
+    # A chain of comparisons would make six of them for each packet.
+    _takes: ClassVar[Mapping[int, Callable[[MilterSession, bytes], None]]] = MappingProxyType(
+        {
+            int(Event.ABORT): _abort,
+            int(Event.BODY): _take_body,
+            int(Event.CONNECT): _take_connect,
+            int(Event.DATA): _take_nothing,
+            int(Event.END_OF_HEADER): _take_nothing,
+            int(Event.HELO): _take_helo,
+            int(Event.MAIL): _take_mail,
+            int(Event.NEGOTIATE): _negotiate,
+            int(Event.QUIT): _quit,
+            int(Event.QUIT_NEW_CONNECTION): _begin_anew,
+            int(Event.RCPT): _take_recipient,
+            int(Event.UNKNOWN): _take_nothing,
+        }
+    )
 
 
 def _argument(payload: bytes) -> bytes:
