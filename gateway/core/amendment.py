@@ -10,14 +10,14 @@ came, and those who would have been marked count as observed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gateway.core.edition import EditionSettings
 from gateway.core.policy import Action, Decision, Examination, Sighting, Verdict
 from gateway.core.tag import generated_id, lacks_id, mark, message_id_field, modest
+from gateway.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Amendment:
     """What shall be done to a message.
 
@@ -76,7 +76,9 @@ def amend(
 
 def _common_mark(kept: Sequence[tuple[Decision, Sighting | None]], hostname: str) -> bytes:
     """Return the field that says no more than what is true for everybody, or ``b""``."""
-    if len({decision for decision, _ in kept}) != 1 or kept[0][0].action is not Action.TAGGED:
+    if not kept or kept[0][0].action is not Action.TAGGED:
+        return b""
+    if len({decision for decision, _ in kept}) != 1:
         return b""
     earlier = modest([sighting for _, sighting in kept])
     return mark(kept[0][0], earlier, hostname=hostname)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from gateway.candidate import Screened
 from gateway.core.amendment import Amendment, amend
@@ -22,6 +21,7 @@ from gateway.core.fingerprint import DIGEST_OCTETS
 from gateway.core.policy import Action, Decision, Verdict, summary
 from gateway.core.reply import Reply
 from gateway.core.report import Outcome, Report, entries
+from gateway.core.value import value
 from gateway.desk import Desk
 from gateway.faces import milter_wire as wire
 from gateway.faces.milter_message import Letter
@@ -30,7 +30,7 @@ _RECURRING = (Verdict.DUPLICATE, Verdict.COLLISION)
 _FORGED_NAME = b"X-Mailonce"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Judgement:
     """What is to be done about a message, and what is to be remembered once that was said.
 
