@@ -115,7 +115,7 @@ class Examination:
         resent: identity of the latest resending (RFC 5322 section 3.6.6), or ``b""``.
         date: body of the Date field, or None if it is missing or empty.
         identifying: bodies of From, Date and Subject for the fingerprint.
-        is_id_signed: whether a DKIM or ARC signature names Message-ID.
+        signatures: bodies of the DKIM and ARC signatures.
         hops: number of Received fields (RFC 5321 section 6.3).
         forged: fields that bear our name.
         stray: octets behind the last field: the body has begun, without an empty line.
@@ -128,11 +128,16 @@ class Examination:
     resent: bytes
     date: bytes | None
     identifying: tuple[tuple[bytes, ...], ...]
-    is_id_signed: bool
+    signatures: tuple[bytes, ...]
     hops: int
     forged: tuple[Field, ...]
     stray: bytes
     is_whole: bool = True
+
+    @property
+    def is_id_signed(self) -> bool:
+        """Say whether a signature names Message-ID; asked only where none is there, or a poor one."""
+        return any(map(_signs_message_id, self.signatures))
 
     @property
     def is_identity_derived(self) -> bool:
@@ -186,7 +191,6 @@ def examined(
     ids = found[b"message-id"]
     date = found[b"date"]
     list_id = found[b"list-id"]
-    signatures = [field.body for name in _SIGNATURES for field in found[name]]
     return Examination(
         message_id=message_id_of([field.body for field in ids]),
         message_id_fields=tuple(ids),
@@ -196,7 +200,7 @@ def examined(
         identifying=tuple(
             [tuple([collapsed(f.body) for f in found[name]]) for name in IDENTIFYING_FIELDS]
         ),
-        is_id_signed=any(map(_signs_message_id, signatures)),
+        signatures=tuple([field.body for name in _SIGNATURES for field in found[name]]),
         hops=len(found[b"received"]),
         forged=tuple(found[OUR_FIELD]),
         stray=stray,

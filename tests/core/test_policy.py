@@ -278,6 +278,7 @@ def test_examination_of_nothing() -> None:
 def test_any_octets_can_be_examined(section: bytes, is_whole: bool) -> None:
     seen = examine(section, is_whole=is_whole)
     assert section.endswith(seen.stray)
+    assert seen.is_id_signed in (True, False)
 
 
 def test_empty_date_is_none() -> None:
