@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from gateway.candidate import Screened
 from gateway.core.amendment import Amendment, amend
@@ -47,10 +47,10 @@ class Judgement:
     _replies: tuple[Reply | None, ...]
     _fingerprint: bytes
 
-    async def settle(self, *, is_outcome_known: bool) -> None:
-        """Tell the tracking list and the journal, after the mail server was told."""
+    def settle(self, *, is_outcome_known: bool) -> Awaitable[None]:
+        """Tell the journal, after the mail server was told; return what tells the tracking list."""
         self._desk.journal.record(self.report)
-        await self._desk.screening.settle(
+        return self._desk.screening.settle(
             self._screened,
             self._decisions,
             self._replies,

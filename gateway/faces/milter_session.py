@@ -87,6 +87,7 @@ class MilterSession(asyncio.Protocol):
         "_is_paused",
         "_is_spaced",
         "_judging",
+        "_loop",
         "_macros",
         "_message",
         "_meter",
@@ -114,7 +115,9 @@ class MilterSession(asyncio.Protocol):
         self._current_desk = current_desk
         self._meter = meter
         self._transport: asyncio.Transport | None = None
-        self._watchdog = Watchdog(asyncio.get_running_loop(), self._fall_silent)
+        # Asked once: CPython 3.11 makes a system call of it (getpid).
+        self._loop = asyncio.get_running_loop()
+        self._watchdog = Watchdog(self._loop, self._fall_silent)
         self._reader = wire.PacketReader()
         self._is_agreed = False
         self._is_spaced = False
@@ -292,7 +295,7 @@ class MilterSession(asyncio.Protocol):
         self._message = None
         self._watchdog.disarm()
         # Nobody who hangs up can cancel it: what was claimed has to be settled.
-        self._judging = asyncio.create_task(self._judge(letter))
+        self._judging = self._loop.create_task(self._judge(letter))
 
     def _queue_id(self) -> bytes:
         """Return the mail server's name for the message: Postfix tells it late, Sendmail early."""
