@@ -136,7 +136,7 @@ class Examination:
 
     @property
     def is_id_signed(self) -> bool:
-        """Say whether a signature names Message-ID; asked only where none is there, or a poor one."""
+        """Say whether a signature names Message-ID; asked where none is there, or a poor one."""
         return any(map(_signs_message_id, self.signatures))
 
     @property

@@ -191,14 +191,15 @@ class PacketReader:
                 return []
             chunk = bytes(self._rest)
         packets = []
-        position, last, wanted = 0, len(chunk) - _HEAD.size, _HEAD.size
+        position, end, wanted = 0, len(chunk), _HEAD.size
+        last = end - wanted
         head_of = _HEAD.unpack_from
         while position <= last:
             length, command = head_of(chunk, position)
             if not 1 <= length <= MAX_PACKET_OCTETS:
                 raise WireError(f"a packet of {length} octets")
             after = position + 4 + length
-            if after > len(chunk):
+            if after > end:
                 wanted = after - position
                 break
             packets.append((command, chunk[position + 5 : after]))
