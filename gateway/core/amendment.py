@@ -62,8 +62,11 @@ def amend(
     marking = _common_mark(kept, settings.hostname)
     added = b""
     # For those whose mail is to be left alone, nothing is added unless somebody else gets it too.
-    is_wanted = any(decision.verdict is not Verdict.BYPASSED for decision, _ in kept)
-    if settings.adds_missing and is_wanted and lacks_id(examination):
+    if (
+        settings.adds_missing
+        and lacks_id(examination)
+        and any(decision.verdict is not Verdict.BYPASSED for decision, _ in kept)
+    ):
         added = message_id_field(generated_id(examination, digest, settings.id_domain))
     return Amendment(
         decisions=tuple(decisions) if marking else tuple([_unmarked(d) for d in decisions]),

@@ -130,7 +130,7 @@ def is_weak(canonical: bytes) -> bool:
         not left
         or not right
         or len(canonical) < _SHORTEST_STRONG_OCTETS
-        or len(set(left)) == 1
+        or left.count(left[:1]) == len(left)
         or canonical.endswith(b"...")
     )
 

@@ -107,7 +107,7 @@ def _amended(
     desk: Desk, letter: Letter, screened: Screened, decisions: tuple[Decision, ...]
 ) -> Amendment | None:
     """Return what shall be done to the message, or None if it is deferred."""
-    if any(decision.action is Action.DEFERRED for decision in decisions):
+    if Action.DEFERRED in [decision.action for decision in decisions]:
         return None
     has_date = letter.examination.date is not None
     return amend(
