@@ -29,7 +29,7 @@ Render = Callable[[Any, str, Fields], str]
 
 _MAX_TEXT = 2_000
 # Printable ASCII without blank, quote, equals sign and backslash: most values of most lines.
-_IS_PLAIN = re.compile(r"[!#-<>-\[\]-~]*").fullmatch
+_IS_PLAIN = re.compile(rf"[!#-<>-\[\]-~]{{0,{_MAX_TEXT}}}").fullmatch
 _IS_SEVERAL = re.compile(r'[ ="]').search
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
@@ -145,13 +145,14 @@ def _logfmt(_logger: object, _method: str, fields: Fields) -> str:
 
 def _word(value: object) -> str:
     """Return a value as logfmt has it: in quotes if it could be taken for several."""
-    if not isinstance(value, str):
-        if isinstance(value, bool):
-            return "true" if value else "false"
-        value = _text(value)
-    if len(value) <= _MAX_TEXT and _IS_PLAIN(value):
-        return value
-    text = _printable(value)
+    if isinstance(value, str):
+        if _IS_PLAIN(value):
+            return value
+    elif isinstance(value, bool):
+        return "true" if value else "false"
+    elif isinstance(value, (int, float)):
+        return str(value)
+    text = _printable(_text(value))
     if _IS_SEVERAL(text):
         text = text.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{text}"'

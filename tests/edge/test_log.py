@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.processors import LogfmtRenderer
 
 from gateway.edge.log import Format, Log, encoded, format_of, timestamp
 from gateway.edge.log_sink import LogSink
@@ -59,6 +60,23 @@ def test_logfmt_has_as_many_fields_as_were_given(text: str) -> None:
     (line,) = paper.lines
     outside = re.sub(r'"(?:[^"\\]|\\.)*"', '""', line)
     assert re.fullmatch(r"time=\S+ level=info event=said helo=\S* n=1", outside), line
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=100)
+    | st.text(alphabet=' "=\\a', max_size=6)
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.none()
+)
+def test_logfmt_quotes_as_structlog_does(value: object) -> None:
+    """Ours is the quicker one, and no other form: whoever reads one can read the other."""
+    paper = Paper()
+    Log(paper, Format.LOGFMT, "info").write("info", "said", {"a": value})
+    theirs = LogfmtRenderer(bool_as_flag=False)(None, "info", {"a": value})
+    assert paper.lines[0].partition(" event=said ")[2] == theirs
 
 
 def test_json_line_has_the_same_first_fields_always() -> None:
