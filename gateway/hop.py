@@ -22,7 +22,6 @@ from gateway.ports import Downstream
 _RSET = b"RSET\r\n"
 _DATA = b"DATA\r\n"
 _GO_AHEAD = 354
-_CLOSING = 421
 
 
 @value
@@ -211,11 +210,6 @@ class Hop:
         if seats:
             self._is_reset_due = False
         return seats, {i: refusal(r) for i, r in by_member.items() if not r.is_accepted}
-
-
-def is_closing(reply: Reply) -> bool:
-    """Say whether a server ends the session with this reply (RFC 5321 section 3.8)."""
-    return reply.code == _CLOSING
 
 
 def _by_seat(seats: Sequence[int], finals: Sequence[Reply]) -> dict[int, Reply]:

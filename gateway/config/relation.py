@@ -20,7 +20,6 @@ from gateway.core.rule import Network
 Relation = Callable[[Config], Iterator[Problem]]
 
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-_FILES_OF_URL = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 def problems(config: Config) -> list[Problem]:

@@ -285,12 +285,9 @@ def slot(name: str, *labels: str) -> int:
     return _SLOTS[name, *labels]
 
 
-def slots(name: str, *first_labels: str) -> dict[tuple[str, ...], int]:
-    """Return the first slots of all series of a metric, by the label values not given."""
-    prefix = (name, *first_labels)
-    return {
-        key[len(prefix) :]: value for key, value in _SLOTS.items() if key[: len(prefix)] == prefix
-    }
+def slots(name: str) -> dict[tuple[str, ...], int]:
+    """Return the first slots of all series of a metric, by their label values."""
+    return {key[1:]: position for key, position in _SLOTS.items() if key[0] == name}
 
 
 def bounds(name: str) -> tuple[float, ...]:

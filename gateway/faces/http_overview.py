@@ -29,7 +29,6 @@ _LATEST = 12
 _TOP = 8
 _FORMS = {"valid": "valid", "malformed": "malformed", "weak": "weak", "multiple": "several ids"}
 _FORMS |= {"missing": "missing"}
-_BLAMED = ("collision", "malformed", "weak", "multiple", "missing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +166,7 @@ def _decisions(frame: Frame, overview: Overview) -> Html:
 def _senders(overview: Overview) -> Html:
     latest = overview.latest or ()
     columns = [
-        tag("div", tag("h3", _BLAMED_TITLES[blame]), _top(latest, blame))
-        for blame in ("collision", "malformed", "missing")
+        tag("div", tag("h3", title), _top(latest, blame)) for blame, title in _BLAMED_TITLES.items()
     ]
     note = (
         f"domains of the reverse-path in the newest {count(len(latest))} decisions; "

@@ -101,11 +101,6 @@ class Input:
         """Say whether octets have come that nobody has taken."""
         return bool(self._buffer)
 
-    @property
-    def is_ended(self) -> bool:
-        """Say whether the client will send no more."""
-        return self._is_ended
-
     def take_line(self) -> bytes | None:
         """Take a line that has come, with its line end; None if none is whole."""
         line = self.peek_line()

@@ -50,10 +50,9 @@ def test_unknown_series_is_an_error() -> None:
         layout.slot("mailonce_messages_total", "new", "eaten")
 
 
-def test_slots_by_the_labels_not_given() -> None:
-    assert set(layout.slots("mailonce_store_operations_total", "claim")) == {
-        ("ok",),
-        ("error",),
-        ("timeout",),
-        ("open",),
+def test_slots_by_their_labels() -> None:
+    found = layout.slots("mailonce_store_seconds")
+    assert found == {
+        (operation,): layout.slot("mailonce_store_seconds", operation)
+        for operation in ("claim", "confirm", "release")
     }
