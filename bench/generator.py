@@ -49,7 +49,6 @@ class Generator:
         rest = arguments.size - lines * len(_LINE)
         self._body = _LINE * lines + (b"Y" * max(0, rest - 2) + b"\r\n" if rest else b"")
         self._next = 0
-        self._copies_left = 0
         self._name = b"%d.%d" % (os.getpid(), time.time_ns())
         self.accepted = 0
         self.complaint = ""

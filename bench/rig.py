@@ -117,8 +117,7 @@ class Rig:
         self._count += 1
         folder = self._folder / f"peer-{self._count}"
         folder.mkdir()
-        redis = redis or self.redis
-        return Site(folder, CACHE, sink.port, redis.port, redis.child.pid)
+        return Site(folder, CACHE, sink.port, (redis or self.redis).port)
 
     def start(self, peer: Peer, redis: Redis | None = None) -> Station | None:
         """Start a peer and its sink; one that cannot be had is noted in `missing`.

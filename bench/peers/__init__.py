@@ -22,14 +22,12 @@ class Site:
         cache: for what is downloaded once; outlives the run.
         sink_port: where it sends the mail.
         redis_port: Redis of the rig.
-        redis_pid: for its share of the CPU time.
     """
 
     folder: Path
     cache: Path
     sink_port: int
     redis_port: int
-    redis_pid: int
 
 
 @dataclass(frozen=True, slots=True)

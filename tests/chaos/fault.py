@@ -39,14 +39,12 @@ class Fault:
         weight: how often it is chosen.
         inject: does it, and puts it right.
         needs: ``""``, or the list it is for: ``single``, ``sentinel``.
-        is_deadly: whether it takes a process's counters with it, or a process.
     """
 
     name: str
     weight: int
     inject: Inject
     needs: str = ""
-    is_deadly: bool = False
 
 
 # --- The gateway ---
@@ -323,9 +321,9 @@ def _used_octets(server: RedisServer) -> int:
 _SINGLE, _SENTINEL = "single", "sentinel"
 
 FAULTS = (
-    Fault("gateway: kill -9 of a worker", 10, kill_worker, is_deadly=True),
-    Fault("gateway: kill -9 of all, restart", 3, kill_all, is_deadly=True),
-    Fault("gateway: SIGTERM, restart", 3, restart, is_deadly=True),
+    Fault("gateway: kill -9 of a worker", 10, kill_worker),
+    Fault("gateway: kill -9 of all, restart", 3, kill_all),
+    Fault("gateway: SIGTERM, restart", 3, restart),
     Fault("gateway: SIGHUP", 6, reload),
     Fault("gateway: SIGSTOP of a worker", 6, pause_worker),
     Fault("gateway: SIGSTOP of the supervisor", 2, pause_supervisor),

@@ -105,11 +105,6 @@ class Dovecot:
         files = sorted((self.folder / "mail" / user / "new").glob("*"), key=_delivered_at)
         return [file.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for file in files]
 
-    def wait_for_messages(self, user: str, count: int = 1) -> list[bytes]:
-        """Wait until so many messages are in a user's inbox, and return them."""
-        wait_until(lambda: len(self.messages(user)) >= count, f"{count} messages for {user}")
-        return self.messages(user)
-
 
 @contextlib.contextmanager
 def running_dovecot(
