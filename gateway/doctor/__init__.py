@@ -1,7 +1,7 @@
 """``mailonce doctor``: everything that can be wrong in a deployment, each with its remedy.
 
 Asks the real servers, sends no mail, and leaves nothing behind. All checks run side by side; what
-they are is in the ``doctor_…`` modules. Never fails: what cannot be looked at is a finding.
+they are is in the modules beside. Never fails: what cannot be looked at is a finding.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Adapters: they know the ports and the core, never each other; `service` wires them."""
+"""Adapters: they know the ports and the core, never each other; `wiring` makes them."""
