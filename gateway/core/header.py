@@ -141,7 +141,6 @@ def without(section: bytes, unwanted: Collection[Field]) -> bytes:
     left = b"".join(kept)
     at, end = start_of_fields(section), start_of_fields(left)
     # "From : a@b" looks like such a line and is a field all the same.
-    field_at_top = _FIELD.match(left, at)
-    if end <= at or (field_at_top and field_at_top.end() >= end):
-        return left
-    return left[:at] + b"\r\n" + left[at:]
+    while at < end and (match := _FIELD.match(left, at)):
+        at = match.end()
+    return left if at >= end else left[:at] + b"\r\n" + left[at:]

@@ -191,6 +191,16 @@ REMOVED = [
     # attacks
     (b"X-Mailonce: a\r\nFrom x\r\nTo: b\r\n", b"\r\nFrom x\r\nTo: b\r\n", "text stays text"),
     (b"X-Mailonce: a\r\nFrom : x\r\nTo: b\r\n", b"From : x\r\nTo: b\r\n", "a field stays a field"),
+    (
+        b"X-Mailonce: a\r\nFrom : x\r\nFrom : y\r\nTo: b\r\n",
+        b"From : x\r\nFrom : y\r\nTo: b\r\n",
+        "so do several",
+    ),
+    (
+        b"X-Mailonce: a\r\nFrom : x\r\nFrom y\r\nTo: b\r\n",
+        b"From : x\r\n\r\nFrom y\r\nTo: b\r\n",
+        "text behind a field stays text, and the field stays above it",
+    ),
     (b"From x\r\nX-Mailonce: a\r\nFrom y\r\n", b"From x\r\n\r\nFrom y\r\n", "below an mbox line"),
     (b"text\r\nX-Mailonce: a\r\n", b"text\r\nX-Mailonce: a\r\n", "in the body it is text"),
 ]
@@ -206,6 +216,7 @@ def test_without(section: bytes, left: bytes, reason: str) -> None:
 @example(b"X-Mailonce: a\r\nFrom x\r\nA: b\r\n")
 @example(b"X-Mailonce: a\r\nFrom : x\r\nA: b\r\n")
 @example(b"X-Mailonce: a\r\nFrom : x\r\nFrom y\r\nX-Mailonce: b\r\n")
+@example(b"X-Mailonce: a\r\nFrom : x\r\nFrom : y\r\nA: b\r\n")
 def test_removing_leaves_all_else_in_place(section: bytes) -> None:
     """P2: no field of ours is left, and no line of the body has become a field."""
     names = [b"x-mailonce", b"a", b"b", b"c", b"from"]
