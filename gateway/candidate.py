@@ -94,11 +94,11 @@ def collided(candidate: Candidate, key: UniqueId, found: Sighting | None) -> Can
 
 
 def record_after(  # noqa: PLR0913 - all that is known of one copy's end
+    screened: Screened,
     candidate: Candidate,
     key: UniqueId,
     sealed: bytes,
     reply: Reply | None,
-    claimed_at_s: int,
     *,
     is_outcome_known: bool,
     is_retry_due: bool,
@@ -106,19 +106,20 @@ def record_after(  # noqa: PLR0913 - all that is known of one copy's end
     """Return what the list shall remember of an accepted, or once more seen, copy.
 
     Args:
+        screened: the message.
         candidate: the copy.
         key: of the record.
         sealed: its fingerprint, as the list keeps it.
         reply: the downstream's last word, None if it was not asked.
-        claimed_at_s: Unix time of the claim.
         is_outcome_known: False if a reply that accepts is a hope.
         is_retry_due: whether the client was told that the message failed.
     """
     is_accepted = reply is not None and reply.is_accepted
+    claimed_at_s = int(screened.claimed_at_s)
     since_s = _provisional_at_s(
         candidate, claimed_at_s, is_accepted=is_accepted, is_known=is_outcome_known
     )
-    record = _record(candidate, key, sealed, queue_id_of(reply), claimed_at_s, since_s)
+    record = _record(screened, candidate, key, sealed, queue_id_of(reply), since_s)
     if not is_retry_due and not was_retry_due(candidate):
         return record
     is_here = is_accepted or candidate.is_same_content
@@ -126,18 +127,21 @@ def record_after(  # noqa: PLR0913 - all that is known of one copy's end
 
 
 def _record(
+    screened: Screened,
     candidate: Candidate,
     key: UniqueId,
     sealed: bytes,
     queue_id: bytes,
-    claimed_at_s: int,
     provisional_at_s: int,
 ) -> Record:
     """Return what the list shall remember of an accepted, or once more seen, copy."""
     earlier = candidate.sighting
-    window_s = candidate.policy.window_s
+    window_s, token = candidate.policy.window_s, screened.token
     if earlier is None or earlier.sight is not Sight.SEEN or is_collision(candidate):
-        return Record(key, claimed_at_s, sealed, 1, window_s, queue_id, provisional_at_s)
+        first_seen_s = int(screened.claimed_at_s)
+        return Record(
+            key, first_seen_s, sealed, 1, window_s, queue_id, provisional_at_s, token=token
+        )
     return Record(
         key,
         earlier.first_seen_s,
@@ -146,6 +150,7 @@ def _record(
         window_s,
         earlier.note or queue_id,
         provisional_at_s,
+        token=token,
     )
 
 

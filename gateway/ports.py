@@ -31,6 +31,7 @@ class Record:
         note: the downstream's queue id for the first copy; a list may cut it off after 22 octets.
         provisional_at_s: as in `Sighting`; 0 if a copy was accepted.
         is_retry_due: as in `Sighting`.
+        token: of the claim that this settles; not kept.
     """
 
     unique_id: UniqueId
@@ -41,6 +42,7 @@ class Record:
     note: bytes = b""
     provisional_at_s: int = 0
     is_retry_due: bool = False
+    token: bytes = b""
 
 
 class TrackingList(Protocol):

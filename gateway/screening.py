@@ -203,7 +203,7 @@ class Screening:
             is_retry_due: whether the client was told that it failed, whoever has got a copy: then
                 all of the message will come again.
         """
-        records, keys, claimed_at_s = [], [], int(screened.claimed_at_s)
+        records, keys = [], []
         for candidate, decision, reply in zip(screened.candidates, decisions, replies, strict=True):
             if candidate.key is None:
                 continue
@@ -212,11 +212,11 @@ class Screening:
             if settlement.is_confirmed:
                 records.append(
                     record_after(
+                        screened,
                         candidate,
                         candidate.key,
                         self._sealer.fingerprint(candidate.key, fingerprint),
                         reply,
-                        claimed_at_s,
                         is_outcome_known=is_outcome_known,
                         is_retry_due=is_retry_due,
                     )

@@ -26,6 +26,7 @@ from gateway.core import answer
 from gateway.core.handover import Client, HandOver
 from gateway.desk import Desk
 from gateway.door import Door
+from gateway.edge.arrears import Arrears
 from gateway.edge.breaker import Breaker
 from gateway.edge.census import Census
 from gateway.edge.journal import LogJournal
@@ -79,9 +80,10 @@ class Worker:
         self._census = census
         self._journal = LogJournal(log, metrics.count)
         self._resolver = Resolver()
-        self._store = Breaker(
+        self._breaker = Breaker(
             wiring.store_of(config), metrics.observe_store, complain=self._journal.complain
         )
+        self._store = Arrears(self._breaker)
         self._is_open_relay = False
         self._doors: list[Door] = []
         self._milter: MilterServer | None = None
@@ -201,11 +203,16 @@ class Worker:
         return wiring.connector_of(config, self._metrics, vet)
 
     async def _probe_list(self) -> None:
-        """Notice soon that a list that failed is back, so that no message has to try it."""
+        """Notice soon that a list that failed is back, so that no message has to try it.
+
+        Then it is told what it missed.
+        """
         while True:
             await asyncio.sleep(_LIST_RETRY_S)
-            if not self._store.is_up:
-                await self._store.probe()
+            if not self._breaker.is_up:
+                await self._breaker.probe()
+            if self._breaker.is_up:
+                await self._store.make_up()
 
     async def _ask_capabilities(self) -> None:
         """Learn what the downstream can do, as soon as it is there."""

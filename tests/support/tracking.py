@@ -40,11 +40,12 @@ def record_of(
     note: bytes = b"",
     provisional_at_s: int = 0,
     is_retry_due: bool = False,
+    token: bytes = b"",
 ) -> Record:
     """Return a record, seen now unless said otherwise."""
     first = int(time.time()) if first_seen_s is None else first_seen_s
     return Record(
-        unique_id, first, fingerprint, copies, window_s, note, provisional_at_s, is_retry_due
+        unique_id, first, fingerprint, copies, window_s, note, provisional_at_s, is_retry_due, token
     )
 
 
