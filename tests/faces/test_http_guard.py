@@ -251,6 +251,13 @@ def test_cookie_ends() -> None:
     assert not guard.is_known(request)
 
 
+def test_the_secret_of_our_forms_is_no_cookie() -> None:
+    """Whoever sees a page can read it, and it is sealed with the same key."""
+    guard = Guard(PUBLIC)
+    headers = {"Cookie": f"{COOKIE}=form.{guard.form_secret}"}
+    assert not guard.is_known(make_mocked_request("GET", "/", headers=headers))
+
+
 def test_cookie_of_another_process_or_token_is_none() -> None:
     login = make_mocked_request("POST", "/login", headers={"Host": "mx.example.org"})
     cookie = Guard(PUBLIC).logged_in(login, TOKEN)
