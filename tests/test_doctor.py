@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -368,6 +370,22 @@ def test_addresses_that_somebody_else_has_are_told(tmp_path: Path) -> None:
     found = findings(listen={"smtp": [f"unix:{path}"]})
     assert level(found, "listen.smtp") is OK  # a socket that nobody serves is replaced
     assert path.exists()
+
+
+def test_what_answers_no_http_where_it_is_expected_is_told(sink: Sink) -> None:
+    found = findings(listen={"http": f"127.0.0.1:{sink.port}"})
+    assert level(found, "listen.http") is FAIL
+    assert not of(found, "running")
+
+
+def test_the_gateway_itself_is_asked_whatever_proxy_the_shell_names(gateway: Gateway) -> None:
+    wait_until(lambda: gateway.http("/readyz")[0] == 200, "the gateway is ready")
+    config_file = str(gateway.config_file)
+    command = [sys.executable, "-m", "gateway", "doctor", "--config", config_file, "--json"]
+    environment = {**os.environ, "http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
+    done = subprocess.run(command, capture_output=True, check=False, env=environment, timeout=60)
+    found = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
+    assert found["running"]["level"] == "ok"
 
 
 def test_addresses_that_cannot_be_are_told(tmp_path: Path) -> None:

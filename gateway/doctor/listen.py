@@ -7,6 +7,7 @@ there. Blocks for a few seconds at most; never fails.
 from __future__ import annotations
 
 import errno
+import http.client
 import json
 import os
 import socket
@@ -34,6 +35,8 @@ _REFUSALS = (
 )
 # One packet of the milter protocol: SMFIC_OPTNEG with version 6 and what a mail server can do.
 _MILTER_HELLO = struct.pack("!IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
+# No proxy that the shell names is asked for what is on this machine.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def check_listeners(config: Config) -> Iterator[Finding]:
@@ -179,16 +182,7 @@ def _readiness(endpoint: Endpoint) -> Iterator[Finding]:
     """Say how the gateway is, if it runs and can be asked."""
     if endpoint.path:
         return
-    url = f"http://{Endpoint(_near(endpoint.host), endpoint.port)}/readyz"
-    try:
-        with urllib.request.urlopen(url, timeout=_ANSWER_S) as page:
-            told = json.load(page)
-    except urllib.error.HTTPError as error:
-        with error:
-            told = _json(error.read())
-    except (OSError, ValueError):
-        return  # it does not run, or it is somebody else: said already
-    match told:
+    match _told(f"http://{Endpoint(_near(endpoint.host), endpoint.port)}/readyz"):
         case {"status": "ready"}:
             yield ok("running", "", "the gateway says that it is ready")
         case {"status": "degraded" | "unready" as status, "reasons": [*reasons]}:
@@ -196,11 +190,17 @@ def _readiness(endpoint: Endpoint) -> Iterator[Finding]:
             text = f"the gateway says that it is {status}: {' '.join(map(str, reasons))}"
             yield found("running", "", text, "see the other lines, and its log")
         case _:
-            pass  # somebody else's
+            pass  # it does not run, or it is somebody else: said already
 
 
-def _json(octets: bytes) -> object:
+def _told(url: str) -> object:
+    """Return the JSON at a URL, whatever the status; None if there is none."""
     try:
-        return json.loads(octets)
-    except ValueError:
+        try:
+            page = _DIRECT.open(url, timeout=_ANSWER_S)
+        except urllib.error.HTTPError as error:
+            page = error
+        with page:
+            return json.loads(page.read())
+    except (OSError, ValueError, http.client.HTTPException):
         return None
