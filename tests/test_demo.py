@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import smtplib
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
@@ -34,7 +36,13 @@ def run(folder: Path, *arguments: str | Path) -> tuple[int, str, str]:
         capture_output=True,
         check=False,
         cwd=PROJECT,
-        env={**os.environ, "TMPDIR": str(folder)},
+        # As behind a firewall: what is on this machine must not be looked for elsewhere.
+        env={
+            **os.environ,
+            "TMPDIR": str(folder),
+            "http_proxy": "http://127.0.0.1:1",
+            "no_proxy": "",
+        },
         timeout=60,
     )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
@@ -65,10 +73,20 @@ def test_a_folder_keeps_everything_and_serves_again(tmp_path: Path) -> None:
     for _ in range(2):
         code, out, error = run(tmp_path, "--once", "--dir", folder)
         assert (code, error) == (0, ""), out
+        _age(folder / "seen.db")
     names = {path.name for path in folder.iterdir()}
     assert {"demo.toml", "mailonce.log", "seen.db", "Maildir"} <= names
     copies = sum(len(letter.expected.delivered) for letter in LETTERS)
     assert len(list((folder / "Maildir" / "new").iterdir())) == 2 * copies
+
+
+def _age(database: Path) -> None:
+    """Have the journal hold more than anybody looks at."""
+    copied = "INSERT INTO journal (message_id, line) SELECT message_id, line FROM journal"
+    with contextlib.closing(sqlite3.connect(database)) as db, db:
+        for _ in range(7):
+            db.execute(copied)
+        assert db.execute("SELECT count(*) FROM journal").fetchone() > (1000,)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -39,8 +39,8 @@ class Expected:
     @property
     def delivered(self) -> tuple[str, ...]:
         """Who gets a copy."""
-        kept = (Action.DROPPED, Action.DEFERRED)
-        return tuple(sorted(who for who, decision in self.decisions if decision.action not in kept))
+        held = (Action.DROPPED, Action.DEFERRED)
+        return tuple(sorted(who for who, decision in self.decisions if decision.action not in held))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gateway.core.content import END_OF_DATA, stuffed
 from gateway.core.policy import Action, Decision, Verdict
+from gateway.core.report import Entry
 from gateway.demo.letter import SENDER, Letter
 from gateway.ports import History
 
@@ -86,11 +87,11 @@ class Post:
         self._new = maildir / "new"
         self._history = history
         self._known_files = {path.name for path in self._files()}
-        self._known_entries = 0
+        self._known_entries: set[Entry] = set()
 
     async def prepare(self) -> None:
         """Take note of what an earlier run has left behind."""
-        self._known_entries = len(await self._history.latest(_MANY))
+        self._known_entries.update(await self._history.latest(_MANY))
 
     async def send(self, letter: Letter) -> list[Outcome]:
         """Send a letter, and the one that is to come in between."""
@@ -131,8 +132,9 @@ class Post:
         return session
 
     async def _outcome(self, letter: Letter, code: int, reply: str) -> Outcome:
-        entries = (await self._history.latest(_MANY))[::-1]
-        added, self._known_entries = entries[self._known_entries :], len(entries)
+        latest = await self._history.latest(_MANY)
+        added = [entry for entry in reversed(latest) if entry not in self._known_entries]
+        self._known_entries.update(added)
         decisions = tuple(
             (entry.recipient, Decision(Verdict(entry.verdict), Action(entry.action)))
             for entry in added
