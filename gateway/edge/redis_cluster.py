@@ -119,7 +119,8 @@ class ClusterLink:
         for index in moved:
             kind, slot, place = _redirection(replies[index])
             if kind == "MOVED":
-                self._owners[slot] = place
+                if self._owners:  # another call may have thrown the map away meanwhile
+                    self._owners[slot] = place
                 (replies[index],) = await self._node(place).run([commands[index]], give_up_at)
             else:
                 _, replies[index] = await self._node(place).run(

@@ -83,7 +83,7 @@ def _masters(slots: object, asked: str) -> Sequence[tuple[str, int]]:
     """
     if not isinstance(slots, list):
         raise TrackingListError(f"redis: CLUSTER SLOTS answers {slots}")
-    masters = dict.fromkeys((bytes(part[2][0]), int(part[2][1])) for part in slots)
+    masters = dict.fromkeys((bytes(part[2][0] or b""), int(part[2][1])) for part in slots)
     return [(host.decode("ascii") or asked, port) for host, port in masters]
 
 

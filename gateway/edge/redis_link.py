@@ -116,9 +116,23 @@ class SentinelDial:
                 wire = await dial(replace(self._member, host=host.decode("ascii"), port=int(port)))
             case _:
                 raise RefusedError(f"knows no master {self._group.decode()!r}")
-        # In a failover Sentinels name the old master for a while; it may be a replica already.
-        (role,) = await ask(wire, [(b"ROLE",)])
-        if not (isinstance(role, list) and role[:1] == [b"master"]):
+        try:
+            await _check_role(wire)
+        except BaseException:
             wire.drop()
-            raise RefusedError("names a server that is no master")
+            raise
         return wire
+
+
+async def _check_role(wire: Wire) -> None:
+    """Ask a server whether it is a master.
+
+    In a failover Sentinels name the old master for a while; it may be a replica already.
+
+    Raises:
+        OSError: the connection ended.
+        RefusedError: it is none.
+    """
+    (role,) = await ask(wire, [(b"ROLE",)])
+    if not (isinstance(role, list) and role[:1] == [b"master"]):
+        raise RefusedError("names a server that is no master")
