@@ -15,9 +15,11 @@ from gateway.core.value import value
 # A backslash outside quotes is no grammar, but servers honour it: ``<a\>b@c>`` is one path.
 _ARGUMENT = re.compile(
     rb"(?i:FROM|TO):[ \t]*"
-    rb"(?:<((?:\"(?:[^\"\\]|\\.)*\"|\\.|[^\"\\>])*)>|([^ \t<>]+))[ \t]*(.*)",
+    rb"(?:<((?:\"(?:[^\"\\]|\\.)*\"|\\.|[^\"\\>])*)>|([^ \t<>]+))",
     re.DOTALL,
 )
+# RFC 5321 section 4.1.2: each of Mail-parameters begins with a letter or digit, behind a blank.
+_PARAMETERS = re.compile(rb"(?:[ \t]++[A-Za-z0-9][^ \t]*+)*+[ \t]*+")
 _SOURCE_ROUTE = re.compile(rb"@[^:]*:")
 _SIZE = re.compile(rb"(?i)(?:^|[ \t])SIZE=(\d{1,20})(?=[ \t]|$)")
 
@@ -63,15 +65,21 @@ def parse_path(argument: bytes) -> PathArgument | None:
         argument: octets after the verb, such as ``b"FROM:<a@example.org> SIZE=3"``.
 
     Returns:
-        The path and parameters, or None if there is no path in it.
+        The path and parameters, or None if there is no path in it. Where something else than
+        parameters is left over, all of it is the path: servers take an address out of it that need
+        not be the first one. Postfix delivers ``TO:a@x<b@x>`` to b; taken for a, it would be the
+        copy that costs a the real one.
     """
     match = _ARGUMENT.match(argument)
     if match is None:
         return None
+    rest = argument[match.end() :]
+    if not _PARAMETERS.fullmatch(rest):
+        return PathArgument(argument.partition(b":")[2].strip(b" \t"), b"")
     path = match[1] if match[1] is not None else match[2]
     # RFC 5321 section 4.1.1.3: servers ignore source routes.
     route = _SOURCE_ROUTE.match(path)
-    return PathArgument(path[route.end() :] if route else path, match[3])
+    return PathArgument(path[route.end() :] if route else path, rest.lstrip(b" \t"))
 
 
 def normalized(path: bytes) -> bytes:

@@ -23,7 +23,16 @@ PATHS = [
     (b'TO:<@x:"a:b"@c>', b'"a:b"@c', b"", "a source route and a colon"),
     # synthetic
     (b"TO:<a\\>b@c>", b"a\\>b@c", b"", "a backslash outside quotes"),
-    (b"TO:<a@b>SIZE=3", b"a@b", b"SIZE=3", "no blank before parameters"),
+    (b"TO:<a@b>SIZE=3", b"<a@b>SIZE=3", b"", "no blank before parameters: servers refuse it"),
+    (b"TO:<a@b>  X=1 Y ", b"a@b", b"X=1 Y ", "more blanks than one"),
+    (b"FROM:<a@b> AUTH=<>", b"a@b", b"AUTH=<>", "brackets in a value"),
+    # P6: which address a server takes out of these is its own affair
+    (b"TO:a@x<b@x>", b"a@x<b@x>", b"", "Postfix delivers to b"),
+    (b"TO: a@x <b@x>", b"a@x <b@x>", b"", "the same with a blank"),
+    (b"TO:a@x y <b@x>", b"a@x y <b@x>", b"", "the same behind a word"),
+    (b"TO:<a@x><b@x>", b"<a@x><b@x>", b"", "two paths"),
+    (b"TO:<a@x>,b@x", b"<a@x>,b@x", b"", "a list"),
+    (b"TO:<@y<b@x>:a@x>", b"<@y<b@x>:a@x>", b"", "Postfix takes the whole route away"),
     (b"TO:<@x>", b"@x", b"", "a route that leads nowhere"),
 ]
 

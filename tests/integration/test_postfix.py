@@ -77,6 +77,23 @@ def test_postfix_sees_the_client(gateway: Gateway, postfix: Postfix) -> None:
     assert b"laptop.sender.test" in queued.message.split(b"\r\n", 1)[0]
 
 
+def test_address_behind_an_address_suppresses_nobody(gateway: Gateway, postfix: Postfix) -> None:
+    """P6: who had a message first cannot name another reader on the way to itself."""
+    postfix.forget()
+    message = letter(fresh_id())
+    with Client(gateway.port) as client:
+        client.greet("attacker.test")
+        client.command("MAIL FROM:<a@sender.test>")
+        client.command(f"RCPT TO:{X}<{Y}>")
+        client.command("DATA")
+        client.send(message + b".\r\n")
+        assert client.answer().code == 250
+    assert [each.recipients for each in postfix.wait_for_queued(1)] == [(Y,)]
+    assert deliver(gateway.port, "a@sender.test", [X], message).is_accepted
+    queued = postfix.wait_for_queued(2)
+    assert sorted(each.recipients for each in queued) == [(X,), (Y,)]
+
+
 def test_strangers_cannot_relay(gateway: Gateway) -> None:
     """P5: behind us it is no more of an open relay than before."""
     delivery = deliver(gateway.port, "a@sender.test", ["victim@elsewhere.test"], letter(fresh_id()))
