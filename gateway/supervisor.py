@@ -146,20 +146,17 @@ class Supervisor:
 
     async def _start(self, place: _Place) -> bool:
         """Start a worker in its place; say whether it came up."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            place.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "gateway.worker",
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(), self._memory.descriptor, *self._smtp, *self._milter),
-                stdin=asyncio.subprocess.DEVNULL,
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            place.process, channel = await self._spawned()
+        except OSError as error:
+            reason = f"worker {place.index} cannot be started: {error}"
+            self._journal.complain("worker_died", reason)
+            return False
+        reader, writer = await asyncio.open_connection(sock=channel)
+        config, proof = self._config, self._proof
         begin = Begin(
-            self._config,
-            self._proof,
+            config,
+            proof,
             place.index,
             self._smtp,
             self._milter,
@@ -180,7 +177,35 @@ class Supervisor:
                 place.process.kill()
             return False
         place.writer = writer
+        # What all were told while it started, it has not heard.
+        if self._config is not config:
+            writer.write(sent(Reload(self._config)))
+        if self._proof is not proof:
+            writer.write(sent(Stand(self._proof)))
         return True
+
+    async def _spawned(self) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        """Return the process of a new worker, and our end of the channel to it.
+
+        Raises:
+            OSError: the machine has no memory, process or descriptor to spare. That may well be so
+                when a worker has just been killed for want of memory.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "gateway.worker",
+                    str(theirs.fileno()),
+                    pass_fds=(theirs.fileno(), self._memory.descriptor, *self._smtp, *self._milter),
+                    stdin=asyncio.subprocess.DEVNULL,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return process, ours
 
     async def _keep(self, place: _Place) -> None:
         """Replace the worker in a place whenever it dies."""

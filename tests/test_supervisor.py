@@ -1,0 +1,68 @@
+"""The supervisor when the machine has nothing to spare."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+
+import pytest
+
+from gateway.config import config_of
+from gateway.edge.journal import LogJournal
+from gateway.edge.metrics import Metrics
+from gateway.guard import Proof, Standing
+from gateway.listener import open_all
+from gateway.shared_memory import SharedMemory
+from gateway.supervisor import Supervisor
+from tests.support.tracking import eventually
+
+
+class _Complaints(LogJournal):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def complain(self, event: str, reason: str) -> None:
+        self.reasons.append(f"{event}: {reason}")
+
+    def have(self, words: str) -> bool:
+        return any(words in reason for reason in self.reasons)
+
+
+async def test_a_worker_that_cannot_be_started_now_is_started_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed for want of memory, it may not be had anew at once; nobody else would try."""
+    config = config_of({"listen": {"smtp": ["127.0.0.1:0"]}, "store": {"url": "memory://"}})
+    memory, complaints = SharedMemory(1), _Complaints()
+    (listener,) = open_all("listen.smtp", config.listen.smtp)
+    supervisor = Supervisor(
+        config,
+        Proof(Standing.SAFE),
+        smtp=[listener],
+        milter=[],
+        memory=memory,
+        census_key=secrets.token_bytes(16),
+        journal=complaints,
+        metrics=Metrics(memory.block(1)),
+    )
+    with listener:
+        await supervisor.start()
+        try:
+            with monkeypatch.context() as poor:
+                poor.setattr(sys, "executable", "/nonexistent/python")
+                process = supervisor._places[0].process
+                assert process is not None
+                os.kill(process.pid, signal.SIGKILL)
+                await eventually(lambda: _true(complaints.have("cannot be started")))
+            assert supervisor.alive == 0
+            await eventually(lambda: _true(supervisor.alive == 1))
+        finally:
+            await supervisor.stop()
+
+
+async def _true(value: bool) -> bool:
+    return value
