@@ -206,9 +206,13 @@ class Service:
         proof = await self._probe()
         # Nor does an answer of servers that a reload has replaced meanwhile: it asks by itself.
         if proof.standing is not Standing.UNPROVEN and self._connector is asked:
-            self._lookout.standing = proof.standing
-            if self._supervisor is not None:
-                self._supervisor.stand(proof)
+            self._spread(proof)
+
+    def _spread(self, proof: Proof) -> None:
+        """Tell everybody what is known of the downstream."""
+        self._lookout.standing = proof.standing
+        if self._supervisor is not None:
+            self._supervisor.stand(proof)
 
     async def _watch(self) -> None:
         """Look after what changes by itself: certificates, the list, the downstream."""
@@ -246,6 +250,10 @@ class Service:
             self._log.logger.info("reloaded")
             if wiring.needs_relay_probe(config):
                 self._probing = asyncio.get_running_loop().create_task(self._stand())
+            else:
+                # As at a start: what a probe found that is not wanted any more holds nobody up.
+                self._metrics.relay_probe_failed(False)
+                self._spread(Proof(Standing.SAFE))
         notify("READY=1")
 
     def _say_started(self, listeners: Sequence[socket.socket]) -> None:
@@ -296,12 +304,14 @@ def _fixed(old: Config, new: Config) -> Iterator[str]:
     """Name what has changed and cannot change while we run."""
     if old.worker_count != new.worker_count:
         yield "workers"
-    for key in ("smtp", "milter", "http"):
+    for key in ("smtp", "milter", "http", "http_token"):
         if getattr(old.listen, key) != getattr(new.listen, key):
             yield f"listen.{key}"
     for key in ("url", "timeout"):
         if getattr(old.store, key) != getattr(new.store, key):
             yield f"store.{key}"
+    if old.journal.entries != new.journal.entries:
+        yield "journal.entries"
     if old.log != new.log:
         yield "log"
 

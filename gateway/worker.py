@@ -1,8 +1,8 @@
 """One worker process: an event loop with sessions, a tracking list and a downstream of its own.
 
-Started by `service` with listening sockets, shared memory and a control channel, of which it learns
-the rest. It ends when it is told to, or when its supervisor is gone; what is under way is finished
-first, within bounds.
+Started by `supervisor` with listening sockets, shared memory and a control channel, of which it
+learns the rest. It ends when it is told to, or when its supervisor is gone; what is under way is
+finished first, within bounds.
 """
 
 from __future__ import annotations
@@ -136,7 +136,10 @@ class Worker:
             ConfigError: a part cannot be made; the old one stays in force.
         """
         settings = wiring.smtp_settings_of(config)
-        if config.downstream != self._config.downstream:
+        # A proxy that is believed now may bring strangers: then servers are vetted from now on.
+        needs_vetting = wiring.needs_relay_probe(config)
+        was_vetting = wiring.needs_relay_probe(self._config)
+        if config.downstream != self._config.downstream or needs_vetting is not was_vetting:
             self._connector = self._connector_of(config)
             if self._asking is not None:
                 self._asking.cancel()
@@ -285,7 +288,7 @@ async def _listen(reader: asyncio.StreamReader, worker: Worker, stopping: asynci
 
 
 def main() -> None:
-    """Run as a worker: ``python -m gateway.worker DESCRIPTOR``, only ever by `service`."""
+    """Run as a worker: ``python -m gateway.worker DESCRIPTOR``, only ever by `supervisor`."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     begin = cast("Begin", receive_first(channel))
     uvloop.run(_run(begin, channel))

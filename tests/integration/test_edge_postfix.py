@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import Client, deliver
+from tests.support.client import Client, ClosedError, deliver
 from tests.support.gateway import Gateway, running_gateway, settings_for
 from tests.support.letter import fresh_id, letter
 from tests.support.need import need
@@ -255,6 +256,45 @@ def test_one_that_comes_later_and_relays_gets_nothing() -> None:
             assert client.command("MAIL FROM:<a@sender.test>").code == 421
             assert client.is_closed()
             assert "a@sender.test" not in str([line.text for _, line in sink.journal])
+
+
+def test_a_probe_that_is_not_wanted_any_more_holds_nobody_up() -> None:
+    with Sink() as sink:
+        sink.refuse()
+        port = free_port()
+        settings = {
+            **settings_for(sink.port),
+            **_public(port),
+            "downstream.relay_probe": "probe@open.test",  # the sink takes what is not .invalid
+        }
+        with running_gateway(settings, until="alive") as gateway:
+            sink.listen()
+            gateway.reload()
+            gateway.wait_for_metric(1, "mailonce_relay_probe_failed")
+            gateway.reload({"downstream.relay_probe": ""})
+            gateway.wait_for_metric(0, "mailonce_relay_probe_failed")
+            wait_until(lambda: _is_taken(port), "mail passes")
+
+
+def _is_taken(port: int) -> bool:
+    with contextlib.suppress(ClosedError):
+        return deliver(port, "a@sender.test", [X], letter(fresh_id())).is_accepted
+    return False
+
+
+def test_p5_who_is_behind_a_proxy_that_is_believed_since_a_reload_is_a_stranger() -> None:
+    """The downstream is away at the reload, and so is asked before their first message."""
+    with Sink() as sink:
+        probe = {"downstream.relay_probe": "probe@open.test"}
+        with running_gateway({**settings_for(sink.port), **probe}) as gateway:
+            sink.refuse()
+            gateway.reload({"listen.proxy_protocol": ["127.0.0.0/8"]})
+            gateway.wait_for_log("downstream_unreachable")
+            sink.listen()
+            with Client(gateway.port) as client:
+                client.send(b"PROXY TCP4 192.0.2.77 127.0.0.1 1234 25\r\n")
+                client.greet()
+                assert client.command("MAIL FROM:<a@sender.test>").code == 421
 
 
 def test_a_second_server_is_asked_too() -> None:
