@@ -7,9 +7,9 @@
       DownstreamError        the downstream cannot be used
         UnreachableError     no server of the list could be reached: nothing was sent
         IdentityError        the client's identity could not be handed on: fail closed
+          RelayOpenError     the downstream relays for strangers: no mail, nor do we start
         LostError            the connection broke or went silent in a transaction
       SpoolError             a suspect message cannot be held back here: the disk is full
-      RelayOpenError         the downstream relays for strangers: we do not start
       ClientError            the client ended or broke its side of the session
         ClientGoneError      it disconnected
         ClientSilentError    it let a time-out pass
@@ -62,6 +62,10 @@ class IdentityError(DownstreamError):
     """The downstream did not take over the client's identity; nothing may be relayed."""
 
 
+class RelayOpenError(IdentityError):
+    """The downstream accepts foreign recipients from strangers that come through us."""
+
+
 class LostError(DownstreamError):
     """The downstream connection ended or went silent.
 
@@ -71,10 +75,6 @@ class LostError(DownstreamError):
 
 class SpoolError(GatewayError):
     """The temporary file of a suspect message cannot be written or read."""
-
-
-class RelayOpenError(GatewayError):
-    """The downstream accepts foreign recipients from strangers that come through us."""
 
 
 class ClientError(GatewayError):

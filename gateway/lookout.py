@@ -1,13 +1,15 @@
 """Looks at the downstream and the list by itself, so that ``/readyz`` holds without any traffic.
 
 Not more often than needed: a look at the downstream is a line in its log. What was seen is told to
-the metrics and kept as a `Condition`. Never fails.
+the metrics and kept as a `Condition`; what is wrong with the list is in the log as well, before any
+message meets it. Never fails.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from gateway import wiring
 from gateway.config import Config
@@ -16,11 +18,13 @@ from gateway.config.type import OnFailure
 from gateway.core.readiness import Condition, Readiness, readiness
 from gateway.edge.breaker import Breaker
 from gateway.edge.metrics import Metrics
-from gateway.errors import DownstreamError
+from gateway.edge.redis_inspection import inspect
+from gateway.errors import ConfigError, DownstreamError, TrackingListError
 from gateway.guard import Standing
 
 _FRESH_S = 2.0
 _DOWNSTREAM_PERIOD_S = 15.0
+_EVICTION_PERIOD_S = 15.0
 _TIMEOUT_S = 5.0
 
 
@@ -34,13 +38,20 @@ class Lookout:
         is_stopping: whether no new sessions are taken any more.
     """
 
-    def __init__(self, config: Config, connector: wiring.Connector, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        connector: wiring.Connector,
+        metrics: Metrics,
+        complain: Callable[[str, str], None],
+    ) -> None:
         """Look at nothing yet.
 
         Args:
             config: in force.
             connector: to the downstream.
             metrics: told what is found.
+            complain: told what is wrong with the list: event and reason, as `Journal.complain`.
         """
         self.standing = Standing.SAFE
         self.is_starting = True
@@ -49,13 +60,18 @@ class Lookout:
         self._config = config
         self._connector = connector
         self._metrics = metrics
-        self._is_list_shared = config.store.url.scheme is not StoreScheme.MEMORY
-        self._breaker = Breaker(self.store, _ignore)
+        self._complain = complain
+        self._url = config.store.url  # the list stays, whatever a reload says
+        self._is_list_shared = self._url.scheme is not StoreScheme.MEMORY
+        self._breaker = Breaker(self.store, _ignore, complain=complain)
         self._is_list_up = True
         metrics.store_is_up(True)  # as the breakers have it, until somebody finds otherwise
         self._is_downstream_up = True
+        self._may_evict = False
+        self._evicted_keys: int | None = None
         self._downstream_seen_s = 0.0
         self._list_seen_s = 0.0
+        self._eviction_seen_s = 0.0
         self._looking = asyncio.Lock()
 
     def reload(self, config: Config, connector: wiring.Connector) -> None:
@@ -80,11 +96,19 @@ class Lookout:
                 self._is_list_up = self._breaker.is_up and (was_up or self._is_list_up)
                 self._metrics.store_is_up(self._breaker.is_up)
                 self._list_seen_s = now
+            if now - self._eviction_seen_s > _EVICTION_PERIOD_S and self._breaker.is_up:
+                self._eviction_seen_s = now
+                await self._look_at_eviction()
             is_steady = self._is_downstream_up and not is_asked
             if now - self._downstream_seen_s > (_DOWNSTREAM_PERIOD_S if is_steady else _FRESH_S):
                 self._is_downstream_up = await self._sees_downstream()
                 self._metrics.downstream_is_up(self._is_downstream_up)
                 self._downstream_seen_s = now
+
+    @property
+    def is_downstream_up(self) -> bool:
+        """Return whether the downstream took a session when it was last looked at."""
+        return self._is_downstream_up
 
     def readiness(self) -> Readiness:
         """Judge what was seen."""
@@ -92,7 +116,9 @@ class Lookout:
             Condition(
                 is_downstream_up=self._is_downstream_up,
                 has_probe_failed=self.standing is Standing.OPEN,
+                is_unproven=self.standing is Standing.UNPROVEN,
                 is_list_up=self._is_list_up,
+                may_evict=self._may_evict,
                 defers_unchecked=self._config.store.on_failure is OnFailure.TEMPFAIL,
                 is_stopping=self.is_stopping,
                 is_starting=self.is_starting,
@@ -102,6 +128,23 @@ class Lookout:
     async def close(self) -> None:
         """Let go of the list."""
         await self._breaker.close()
+
+    async def _look_at_eviction(self) -> None:
+        """Ask a Redis whether it throws away what it was given; one that does not tell does not."""
+        if not self._url.scheme.is_redis:
+            return
+        try:
+            states = await inspect(self._url.text.get_secret_value(), _TIMEOUT_S)
+        except (TrackingListError, ConfigError):
+            return  # whether the list answers is another question, and asked elsewhere
+        may_evict = any(state.may_evict for state in states)
+        evicted = sum(state.number("evicted_keys") for state in states)
+        if self._evicted_keys is not None and evicted > self._evicted_keys:
+            self._complain("store_evicts", f"{evicted - self._evicted_keys} keys thrown away")
+        elif may_evict and not self._may_evict:
+            self._complain("store_evicts", "its maxmemory-policy allows it to")
+        self._may_evict, self._evicted_keys = may_evict, evicted
+        self._metrics.store_evicts(may_evict, evicted)
 
     async def _sees_downstream(self) -> bool:
         try:

@@ -29,6 +29,7 @@ from gateway.errors import (
     ContentRefusedError,
     IdentityError,
     LostError,
+    RelayOpenError,
     SpoolError,
     UnreachableError,
 )
@@ -329,6 +330,9 @@ class Relay:
         desk = self._current_desk()
         try:
             self._hop = Hop(await desk.open_downstream(self._client))
+        except RelayOpenError as error:
+            desk.journal.complain("relay_probe_failed", str(error))
+            return answer.NOT_PROVEN
         except IdentityError as error:
             desk.journal.complain("identity_not_handed_over", str(error))
             return answer.IDENTITY

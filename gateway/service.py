@@ -25,7 +25,7 @@ from gateway.edge.journal import LogJournal
 from gateway.edge.log import Log
 from gateway.edge.metrics import Metrics
 from gateway.edge.metrics_exposition import Totals, exposition, merged
-from gateway.errors import ConfigError, DownstreamError, RelayOpenError
+from gateway.errors import ConfigError, DownstreamError, IdentityError, RelayOpenError
 from gateway.faces.http import HttpFace, HttpSettings, Sources
 from gateway.faces.http_guard import Access
 from gateway.guard import Proof, Standing, probe_each
@@ -39,6 +39,7 @@ _CENSUS_KEY_OCTETS = 16
 _PROBE_PERIOD_S = 3600.0
 _PROBE_AGAIN_S = 60.0
 _TICK_S = 5.0
+_PROBE_TICK_S = 1.0
 
 
 class Service:
@@ -58,7 +59,7 @@ class Service:
         self._log: Log = wiring.log_of(config, self._metrics)
         self._journal = LogJournal(self._log, self._metrics.count)
         self._connector = wiring.connector_of(config, self._metrics)
-        self._lookout = Lookout(config, self._connector, self._metrics)
+        self._lookout = Lookout(config, self._connector, self._metrics, self._journal.complain)
         self._recent = ActivityRing(self._totals)
         self._http: HttpFace | None = None
         self._stopping = asyncio.Event()
@@ -177,6 +178,9 @@ class Service:
         """Ask the open-relay guard; count and log what it finds."""
         try:
             proof = await probe_each(self._connector.openers(), self._config.downstream.relay_probe)
+        except IdentityError as error:
+            self._journal.complain("identity_not_handed_over", str(error))
+            return Proof(Standing.UNPROVEN)
         except DownstreamError as error:
             self._journal.complain("downstream_unreachable", str(error))
             return Proof(Standing.UNPROVEN)
@@ -188,14 +192,22 @@ class Service:
         return proof
 
     async def _probe_for_ever(self) -> None:
-        """Ask again every hour, and every minute while the answer is not the right one."""
+        """Ask again every hour, every minute while the answer is not the right one.
+
+        And at once when a downstream is there of which nothing is known yet: mail waits for it.
+        """
         probed_s = time.monotonic()
+        was_up = self._lookout.standing is not Standing.UNPROVEN
         while True:
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(_PROBE_TICK_S)
+            is_back = self._lookout.is_downstream_up and not was_up
+            was_up = self._lookout.is_downstream_up
             # Looked at each time: a reload may have found out otherwise in between.
             period_s = (
                 _PROBE_PERIOD_S if self._lookout.standing is Standing.SAFE else _PROBE_AGAIN_S
             )
+            if is_back and self._lookout.standing is Standing.UNPROVEN:
+                period_s = 0.0
             if time.monotonic() - probed_s >= period_s and wiring.needs_relay_probe(self._config):
                 await self._stand()
                 probed_s = time.monotonic()

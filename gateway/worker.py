@@ -33,7 +33,7 @@ from gateway.edge.journal import LogJournal
 from gateway.edge.log import Log
 from gateway.edge.metrics import Metrics
 from gateway.edge.resolver import Resolver
-from gateway.errors import ConfigError, DownstreamError, IdentityError
+from gateway.errors import ConfigError, DownstreamError, RelayOpenError
 from gateway.faces.milter import MilterServer, serve_milter
 from gateway.faces.smtp import SmtpSession
 from gateway.faces.smtp_reception import Reception
@@ -189,7 +189,7 @@ class Worker:
     async def _open(self, client: Client) -> Downstream:
         """Open a downstream session in the name of a client, by its own name where one is told."""
         if self._is_open_relay:
-            raise IdentityError(_OPEN_RELAY)
+            raise RelayOpenError(_OPEN_RELAY)
         if self._config.downstream.identity in (HandOver.XCLIENT, HandOver.XFORWARD):
             client = replace(client, name=await self._resolver.name_of(client.address))
         return await self._connector.open(client)
@@ -201,7 +201,7 @@ class Worker:
 
         async def vet(open_downstream: OpenDownstream) -> None:
             if await probe(open_downstream, config.downstream.relay_probe) is Standing.OPEN:
-                raise IdentityError(_OPEN_RELAY)
+                raise RelayOpenError(_OPEN_RELAY)
 
         return wiring.connector_of(config, self._metrics, vet)
 

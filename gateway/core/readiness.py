@@ -26,6 +26,7 @@ class Condition:
         may_evict: whether the list's server may throw keys away.
         is_stopping: whether no new sessions are taken any more.
         is_starting: whether none are taken yet: the open-relay probe may still forbid it.
+        is_unproven: whether the open-relay probe is still to be answered, and mail waits for that.
     """
 
     is_downstream_up: bool
@@ -35,6 +36,7 @@ class Condition:
     may_evict: bool = False
     is_stopping: bool = False
     is_starting: bool = False
+    is_unproven: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ def readiness(condition: Condition) -> Readiness:
         grave.append(
             "The downstream takes mail for foreign domains from strangers: sessions are refused."
         )
+    if condition.is_unproven and condition.is_downstream_up:
+        grave.append("The downstream has not answered the open-relay probe: mail is put off.")
     if not condition.is_list_up and condition.defers_unchecked:
         grave.append("The tracking list does not answer: mail is put off.")
     if not condition.is_list_up and not condition.defers_unchecked:

@@ -201,7 +201,7 @@ def _eviction(state: RedisState) -> Finding:
     if evicted:
         text = f"{evicted} keys were evicted since it started: duplicates passed as new"
         return warn(check, state.name, text, remedy)
-    if most and policy != "noeviction":
+    if state.may_evict:
         text = f"{policy}, {room}: when it is full, what it remembers goes early"
         return warn(check, state.name, text, remedy)
     if most and used > _FULL * most:

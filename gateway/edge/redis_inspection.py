@@ -1,4 +1,4 @@
-"""What a Redis says of itself: for `doctor`, never on the way of a message.
+"""What a Redis says of itself: for `doctor` and `/readyz`, never on the way of a message.
 
 Only reads: INFO, TIME and CONFIG GET, of every server that holds a part of the tracking list. Fails
 with `TrackingListError` if one does not answer, with `ConfigError` if the URL is not understood.
@@ -40,6 +40,12 @@ class RedisState:
         """Return a field that is a whole number, 0 if it is missing."""
         text = self.info.get(field, "")
         return int(text) if text.isdigit() else 0
+
+    @property
+    def may_evict(self) -> bool:
+        """Return whether it throws keys away when its memory is full."""
+        policy = self.info.get("maxmemory_policy", "noeviction")
+        return policy != "noeviction" and self.number("maxmemory") > 0
 
 
 async def inspect(url: str, timeout_s: float) -> Sequence[RedisState]:

@@ -19,6 +19,7 @@ CONDITIONS = [
     (replace(WELL, is_list_up=False, defers_unchecked=True), Status.UNREADY, "no mail flows"),
     (replace(WELL, is_downstream_up=False), Status.UNREADY, "nobody takes mail"),
     (replace(WELL, has_probe_failed=True), Status.UNREADY, "P5: sessions are refused"),
+    (replace(WELL, is_unproven=True), Status.UNREADY, "P5: mail waits for the probe"),
     (replace(WELL, is_stopping=True), Status.UNREADY, "no new sessions"),
     (replace(WELL, is_starting=True), Status.UNREADY, "no sessions yet"),
 ]
@@ -31,7 +32,7 @@ def test_status(condition: Condition, status: Status, reason: str) -> None:
     assert readiness(condition).status is status, reason
 
 
-@pytest.mark.parametrize("flags", list(product((True, False), repeat=7)))
+@pytest.mark.parametrize("flags", list(product((True, False), repeat=8)))
 def test_reasons_are_given_unless_ready(flags: tuple[bool, ...]) -> None:
     found = readiness(Condition(*flags))
     assert bool(found.reasons) == (found.status is not Status.READY)
