@@ -96,15 +96,35 @@ def _open_tcp(endpoint: Endpoint, *, is_dual: bool) -> list[socket.socket]:
 
 
 def _open_unix(path: Path) -> socket.socket:
-    """Listen on a path; a socket that nobody serves any more is replaced."""
+    """Listen on a path; a socket that nobody serves any more is replaced.
+
+    Raises:
+        OSError: it cannot be had; `errno.EADDRINUSE` if somebody serves it.
+    """
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-        path.unlink()
+        give_up_at = time.monotonic() + _PATIENCE_S
+        while _is_served(path):
+            if time.monotonic() > give_up_at:
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            time.sleep(_PAUSE_S)
+        path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     path.chmod(0o660)
     listener.listen(_BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+def _is_served(path: Path) -> bool:
+    """Say whether somebody listens on a socket that is there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(_PATIENCE_S)
+        try:
+            client.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+    return True
 
 
 def _bound(listener: socket.socket, address: object) -> None:
