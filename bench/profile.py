@@ -59,14 +59,8 @@ def _beside(args: list[str], work: Callable[[], dict[str, float]]) -> dict[str, 
 
 def _py_spy(station: Station, work: Callable[[], dict[str, float]], folder: Path) -> str:
     output = folder / "stacks"
-    args = ["py-spy", "record", "--pid", str(_worker(station)), "--rate", str(_SAMPLES_PER_S)]
-    args = [
-        str(Path(sys.executable).with_name("py-spy")),
-        *args[1:],
-        "--threads",
-        "--format",
-        "raw",
-    ]
+    args = [str(Path(sys.executable).with_name("py-spy")), "record", "--threads"]
+    args += ["--pid", str(_worker(station)), "--rate", str(_SAMPLES_PER_S), "--format", "raw"]
     values = _beside([*args, "--duration", "600", "--output", str(output)], work)
     own: Counter[str] = Counter()
     all_of: Counter[str] = Counter()

@@ -204,22 +204,22 @@ def measure(
         "peer": station.pids(),
         "redis": [station.redis.child.pid],
         "sink": [station.sink.child.pid],
-        "rig": [os.getpid()],
     }
     for pid in process.usage(roots["peer"]):
         process.reset_peak_rss(pid)
+    expected = messages if delivered is None else delivered
     count = station.sink.count()
-    time.sleep(_SETTLE_S)
-    before = {name: process.usage(pids) for name, pids in roots.items() if name != "rig"}
+    time.sleep(_SETTLE_S)  # what the warm-up left undone is not this round's
+    before = {name: process.usage(pids) for name, pids in roots.items()}
     busy_s = process.machine_cpu_s()
     own_s = time.process_time()
     sent = _send(station, load, messages)
     own_s = time.process_time() - own_s
     busy_s = process.machine_cpu_s() - busy_s
-    arrived = station.sink.count_of(count + (messages if delivered is None else delivered)) - count
-    if arrived != (messages if delivered is None else delivered):
+    arrived = station.sink.count_of(count + expected) - count
+    if arrived != expected:
         raise RoundError(f"{messages} messages sent, {arrived} delivered")
-    after = {name: process.usage(pids) for name, pids in roots.items() if name != "rig"}
+    after = {name: process.usage(pids) for name, pids in roots.items()}
     costs = {name: process.spent(before[name], after[name]) for name in before}
     totals = {name: sum(cost.values()) for name, cost in costs.items()}
     foreign_s = busy_s - sum(totals.values()) - sent.cpu_s - own_s
@@ -239,11 +239,18 @@ def measure(
     values["chain_us"] = sum(values[key] for key in ("cpu_us", "redis_us", "sink_us", "load_us"))
     for name, seconds in costs["peer"].items():
         values[f"cpu_us.{name}"] = seconds / messages * _US
-    if sent.latencies_us:
-        ordered = sorted(sent.latencies_us)
-        values["p50_us"] = ordered[len(ordered) // 2]
-        values["p99_us"] = ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
-    return values
+    return values | _latencies(sent)
+
+
+def _latencies(sent: Sent) -> dict[str, float]:
+    """Return how long messages took, if the generator has told."""
+    ordered = sorted(sent.latencies_us)
+    if not ordered:
+        return {}
+    return {
+        "p50_us": ordered[len(ordered) // 2],
+        "p99_us": ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)],
+    }
 
 
 def _send(station: Station, load: Load, messages: int) -> Sent:

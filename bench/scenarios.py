@@ -70,7 +70,7 @@ def _compare(stage: Stage, *, name: str, load: Load, peers: Sequence[str]) -> li
 
 def _variant(name: str, **settings: object) -> Peer:
     """Return mailonce with other settings than its peer's."""
-    return Peer(name, name, partial(mailonce.start_mailonce, **settings))  # type: ignore[arg-type]
+    return Peer(name, name, partial(mailonce.start_mailonce, **settings))  # type: ignore[arg-type]  # its own words
 
 
 def mailonce_before(tree: Path) -> Peer:
