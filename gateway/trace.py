@@ -70,13 +70,18 @@ def forget(config: Config, message_id: bytes, recipient: bytes | None) -> Forgot
     Args:
         config: whose tracking list and secret.
         message_id: with or without brackets.
-        recipient: None for all.
+        recipient: with or without brackets; None for all.
 
     Raises:
-        ValueError: this is no Message-ID.
+        ValueError: this is no Message-ID, or no recipient.
         TrackingListError: the list cannot be asked.
     """
     identities = _identities(message_id)
+    if recipient is not None:
+        recipient = recipient.strip().removeprefix(b"<").removesuffix(b">")
+        if not recipient:
+            # A variable of a script that is not set: neither nobody nor everybody is meant.
+            raise ValueError("--recipient: '' is none")
     return _asked(config, lambda recall: recall.forget(identities, recipient))
 
 

@@ -193,6 +193,34 @@ def test_an_id_of_any_octets_is_found(gateway: Gateway) -> None:
     assert json.loads(done.stdout)["message_id"] == message_id
 
 
+def test_forgetting_takes_a_recipient_in_brackets(gateway: Gateway) -> None:
+    message_id = fresh_id()
+    send(gateway, letter(message_id), "b@here.test")
+    assert run(gateway, "forget", message_id, "--recipient", "<b@here.test>")[0] == 0
+
+
+@pytest.mark.parametrize("recipient", ["", " ", "<>"])
+def test_forgetting_for_an_empty_recipient_is_an_error(gateway: Gateway, recipient: str) -> None:
+    """Found by `--recipient "$WHO"` with WHO unset: it was told that nothing is known."""
+    message_id = fresh_id()
+    send(gateway, letter(message_id), "b@here.test")
+    code, out, error = run(gateway, "forget", message_id, "--recipient", recipient)
+    assert (code, out, error) == (2, "", "--recipient: '' is none\n")
+    assert run(gateway, "forget", message_id)[0] == 0
+
+
+def test_what_we_added_to_is_not_said_to_have_passed_as_it_came(gateway: Gateway) -> None:
+    message = b"Date: Tue, 24 Nov 2026 09:00:00 +0000\r\nSubject: %b\r\n\r\nx\r\n" % (
+        fresh_id().encode()
+    )
+    send(gateway, message, "b@here.test")
+    (line,) = gateway.log_lines(event="message", id_added=True)[-1:]
+    code, out, _ = run(gateway, "trace", line["message_id"])
+    assert code == 0
+    assert "passed on without a mark" in out
+    assert "as it came" not in out
+
+
 @pytest.mark.parametrize("command", ["trace", "forget"])
 @pytest.mark.parametrize(
     ("url", "problem"),

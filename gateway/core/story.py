@@ -169,10 +169,10 @@ _WHY = {
     "bypassed": "A policy exempts it from being checked",
 }
 _WHAT = {
-    "relayed": "passed on as it came",
+    "relayed": "passed on without a mark",
     "tagged": "passed on with an X-Mailonce field",
     "dropped": "not passed on, and the sender was told that it is a duplicate",
-    "observed": "passed on as it came, since the policy only observes",
+    "observed": "passed on without a mark, since the policy only observes",
     "rejected": "refused for good",
     "deferred": "put off: the sender was told to try again",
 }
