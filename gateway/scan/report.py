@@ -191,9 +191,9 @@ def _head(report: Report) -> Iterator[Text]:
         style="bold",
     )
     if report.skipped:
-        yield Text(f"{report.skipped} files do not look like mail and were passed over", "dim")
+        yield Text(f"passed over, since they do not look like mail: {report.skipped}", "dim")
     if report.unreadable:
-        yield Text(f"{report.unreadable} files could not be read", "red")
+        yield Text(f"could not be read: {report.unreadable}", "red")
     if report.messages:
         yield Text(
             f"{report.duplicates} exact duplicates ({_share(report.duplicates, report)}), "
