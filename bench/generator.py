@@ -1,8 +1,8 @@
 """A lean SMTP load generator: lock-step like smtp-source, in one thread on bare sockets and epoll.
 
-It can do what smtp-source cannot: send each message more than once, start TLS, and say how long
-each message took. Every message is accepted or the run counts as failed. Nothing of mailonce is in
-it.
+It can do what smtp-source cannot: send each message more than once, start TLS, keep a rate, and say
+how long each message took. Every message is accepted or the run counts as failed. Nothing of
+mailonce is in it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import select
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Iterator
 from email.utils import formatdate
 
 _MAX_LATENCIES = 200_000
+_PATIENCE_S = 60.0
 _LINE = b"X" * 78 + b"\r\n"
 
 
@@ -50,6 +52,9 @@ class Generator:
         self._body = _LINE * lines + (b"Y" * max(0, rest - 2) + b"\r\n" if rest else b"")
         self._next = 0
         self._name = b"%d.%d" % (os.getpid(), time.time_ns())
+        self._began_s = 0.0
+        self._begun = 0
+        self._resting: deque[tuple[float, Session, bytes]] = deque()
         self.accepted = 0
         self.complaint = ""
         self.latencies_us: list[float] = []
@@ -93,7 +98,7 @@ class Generator:
         sessions = [self.open() for _ in range(self._arguments.sessions)]
         poll = select.epoll()
         by_number = {}
-        begin = time.perf_counter()
+        begin = self._began_s = time.perf_counter()
         for session in sessions:
             # Blocking on purpose: a message is small against the socket buffers, and a large one
             # is sent whole before the next session's turn, as smtp-source does with its writes.
@@ -104,7 +109,7 @@ class Generator:
                 poll.unregister(session.connection.fileno())
                 del by_number[session.connection.fileno()]
         while by_number:
-            for number, _ in poll.poll(60):
+            for number, _ in poll.poll(self._go_on()):
                 session = by_number[number]
                 if not self._received(session):
                     poll.unregister(number)
@@ -139,9 +144,27 @@ class Generator:
                 if len(self.latencies_us) < _MAX_LATENCIES:
                     self.latencies_us.append((now - session.began) * 1e6)
             session.began = now
+            if line and self._arguments.rate:
+                due_s = self._began_s + self._begun / self._arguments.rate
+                self._begun += 1
+                if due_s > now:
+                    self._resting.append((due_s, session, line))
+                    return True
         if line:
             session.connection.sendall(line)
         return bool(line)
+
+    def _go_on(self) -> float:
+        """Begin the messages that are due; return how long nothing is, in seconds."""
+        while self._resting:
+            due_s, session, line = self._resting[0]
+            now = time.perf_counter()
+            if due_s > now:
+                return due_s - now
+            self._resting.popleft()
+            session.began = now
+            session.connection.sendall(line)
+        return _PATIENCE_S
 
 
 def _expect(connection: socket.socket, code: bytes) -> None:
@@ -169,6 +192,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--recipients", type=int, default=1)
     parser.add_argument("--copies", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=0.0, help="messages/s at most; 0: any")
     parser.add_argument("--tls", action="store_true")
     generator = Generator(parser.parse_args())
     seconds = generator.run()
