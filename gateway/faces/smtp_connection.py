@@ -158,6 +158,7 @@ class SmtpConnection(SMTP):
                 await asyncio.sleep(0)
             if self._output.is_paused:
                 await self._output.drained(timeout_s)
+                continue  # meanwhile we may have been told to stop
             self._is_at_rest = not self._relay.is_open
             line = await self._input.line(COMMAND_OCTETS, timeout_s)
             self._is_at_rest = False
