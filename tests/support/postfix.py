@@ -172,8 +172,14 @@ class Postfix:
 
     def reload(self, **parameters: str) -> None:
         """Change parameters of main.cf and have them read."""
-        with (self.configuration / "main.cf").open("a") as main:
-            main.writelines(f"{name} = {value}\n" for name, value in parameters.items())
+        # Each in its place: of one that is there twice every process warns when it starts. So does
+        # postlogd, which alone empties the socket that it warns through: once that is full, it
+        # waits for itself, and all of Postfix for it.
+        main = self.configuration / "main.cf"
+        lines = dict(line.split(" = ", 1) for line in main.read_text().splitlines())
+        fresh = main.with_name("main.cf.new")
+        fresh.write_text(_main_cf({**lines, **parameters}))
+        fresh.replace(main)
         assert self._child is not None
         before = self.log().count("reload")
         self.command("postfix", "reload")
@@ -304,7 +310,10 @@ def _lay_out(instance: Postfix, main: Mapping[str, str], master: str) -> None:
         "maillog_file": str(folder / "log/mail.log"),
         "maillog_file_prefixes": str(folder),
     }
-    lines = [f"{name} = {value}\n" for name, value in {**own, **main}.items()]
-    (folder / "conf/main.cf").write_text("".join(lines))
+    (folder / "conf/main.cf").write_text(_main_cf({**own, **main}))
     smtpds = "\n".join(service.master_line() for service in instance.services)
     (folder / "conf/master.cf").write_text(f"{smtpds}\n{_SERVICES}\n{master}\n")
+
+
+def _main_cf(parameters: Mapping[str, str]) -> str:
+    return "".join(f"{name} = {value}\n" for name, value in parameters.items())
