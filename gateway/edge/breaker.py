@@ -10,6 +10,7 @@ through.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 
@@ -21,7 +22,8 @@ from gateway.ports import Observe, Record, TrackingList
 
 PERIOD_S = 5.0
 _PROBE = UniqueId(bytes(MESSAGE_OCTETS), bytes(RECIPIENT_OCTETS))
-_PROBE_TOKEN = bytes(8)
+_PROBE_LEASE_S = 1.0
+_TOKEN_OCTETS = 8
 
 
 class Breaker:
@@ -104,10 +106,13 @@ class Breaker:
         """Find out whether the list answers, so that no message has to; never raises.
 
         Called every few seconds it keeps `is_up` true to the facts while no mail flows, and spares
-        messages the trial. It gives up a claim that nobody can hold, and is not reported.
+        messages the trial. It claims an id that no message has, and gives it up again: a list that
+        is full answers as long as nothing is to be written. It is not reported.
         """
+        token = secrets.token_bytes(_TOKEN_OCTETS)
         try:
-            await self._list.release([_PROBE], _PROBE_TOKEN)
+            await self._list.claim([_PROBE], token, _PROBE_LEASE_S)
+            await self._list.release([_PROBE], token)
         except TrackingListError as error:
             self._trip(error)
         else:

@@ -215,9 +215,10 @@ async def test_a_probe_does_the_trial_in_place_of_a_message(world: World) -> Non
     with pytest.raises(TrackingListError):
         await world.claim()
     await world.breaker.probe()
-    assert world.behind.asked == ["claim", "release 1 0"]
+    assert world.behind.asked == ["claim", "claim"]
     world.behind.failure = None
     await world.breaker.probe()
+    assert world.behind.asked == ["claim", "claim", "claim", "release 1 0"]
     assert await world.claim() == [NEW]
     assert [operation for operation, _ in world.observed] == ["claim", "claim"]
 
@@ -227,6 +228,23 @@ async def test_a_probe_finds_a_dead_list_before_a_message_does(world: World) -> 
     await world.breaker.probe()
     with pytest.raises(TrackingListError, match="not asked"):
         await world.claim()
+
+
+async def test_p4_a_probe_finds_that_a_list_is_full(redis: RedisServer) -> None:
+    """P4: a full Redis answers reads and deletions as ever, and every message would find out."""
+    store = connect(redis.url, TIMEOUT_S)
+    breaker = Breaker(store, lambda *_: None)
+    try:
+        found = []
+        for octets in ("0", "1", "0"):
+            redis.ask("CONFIG", "SET", "maxmemory", octets)
+            await breaker.probe()
+            found.append(breaker.is_up)
+        assert found == [True, False, True]
+        assert redis.ask("KEYS", "mo:{*") == []  # it leaves nothing behind
+    finally:
+        redis.ask("CONFIG", "SET", "maxmemory", "0")
+        await breaker.close()
 
 
 async def test_what_is_no_failure_of_the_list_is_not_taken_for_one(world: World) -> None:
