@@ -301,7 +301,8 @@ def _asset(name: str, content_type: str) -> Callable[[web.Request], Awaitable[we
 
 def _query(request: web.Request) -> Mapping[str, str]:
     """Read the query with octets as latin-1: an id need not be UTF-8."""
-    query = request.rel_url.raw_query_string
+    # What should be percent-encoded and is not was read as UTF-8 where aiohttp let it through.
+    query = request.rel_url.raw_query_string.encode("utf-8", "surrogateescape").decode("latin-1")
     try:
         return dict(parse_qsl(query, True, encoding="latin-1", max_num_fields=_MAX_FIELDS))
     except ValueError as error:

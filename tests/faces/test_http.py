@@ -9,8 +9,10 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from aiohttp.http_parser import HttpRequestParserPy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
 from gateway.core.handover import Client
 from gateway.core.policy import Action, Verdict
@@ -159,6 +161,45 @@ async def test_api_finds_ids_that_are_no_text(
     found = json.loads(await _text(http, f"/api/messages?message_id={quote(ODD_ID)}"))
     assert found["message_id"].encode("latin-1") == ODD_ID
     assert len(found["copies"]) == 1
+
+
+UNESCAPED = [
+    (b"\xfc", "one octet of latin-1"),
+    ("\u00fc".encode(), "UTF-8 of a character that latin-1 has, too"),
+    ("\u0100\U0001f4e7".encode(), "UTF-8 of characters that it has not"),
+    (b"\xc4", "UTF-8 cut short"),
+]
+
+
+@pytest.mark.parametrize("octets", [row[0] for row in UNESCAPED], ids=[row[1] for row in UNESCAPED])
+async def test_api_takes_octets_as_they_come(
+    console: Console, monkeypatch: pytest.MonkeyPatch, octets: bytes
+) -> None:
+    """Whoever pastes an id into a command may not have it percent-encoded (RFC 3986 section 2.1).
+
+    aiohttp refuses that where its parser is the one in C, and lets it through where it is not.
+    """
+    message_id = b"odd-%b@example.org" % octets
+    await console.accept(message_id, b"a@example.net")
+    assert (await _get(console, message_id))[0] in (200, 400)
+    monkeypatch.setattr("aiohttp.web_protocol.HttpRequestParser", HttpRequestParserPy)
+    for written in (message_id, quote(message_id).encode()):
+        status, body = await _get(console, written)
+        assert status == 200
+        found = json.loads(body)
+        assert found["message_id"].encode("latin-1") == message_id
+        assert len(found["copies"]) == 1
+
+
+async def _get(console: Console, message_id: bytes) -> tuple[int, bytes]:
+    """Ask for a message in just these octets; return status and body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", URL(console.url).port)
+    target = b"/api/messages?message_id=" + message_id
+    writer.write(b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % target)
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    return int(head.split()[1]), body
 
 
 async def test_api_answers_for_what_it_cannot_find(http: aiohttp.ClientSession) -> None:
