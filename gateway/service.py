@@ -259,6 +259,12 @@ class Service:
             self._connector = wiring.connector_of(config, self._metrics)
             self._lookout.reload(config, self._connector)
             self._supervisor.reload(config)
+            if self._http is not None:
+                self._http.reload(
+                    hostname=config.own_hostname,
+                    keep=config.journal.keep,
+                    sealer=wiring.sealer_of(config),
+                )
             self._log.logger.info("reloaded")
             if wiring.needs_relay_probe(config):
                 self._probing = asyncio.get_running_loop().create_task(self._stand())

@@ -15,7 +15,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
@@ -116,6 +116,11 @@ class HttpFace:
         await runner.setup()
         await web.SockSite(runner, listener).start()
         self._runner = runner
+
+    def reload(self, *, hostname: str, keep: Keep, sealer: Sealer) -> None:
+        """Go on with what a reload may change; where we listen, and the token, stay."""
+        self._settings = replace(self._settings, hostname=hostname, keep=keep)
+        self._lookup = Lookup(self._sources.history, sealer)
 
     async def stop(self) -> None:
         """Stop serving; requests under way get two seconds."""

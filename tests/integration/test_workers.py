@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -218,6 +219,21 @@ def test_a_reload_under_load_keeps_sessions_and_changes_the_rest(sink: Sink) -> 
             again = deliver_over(client, "a@b.test", [X], message)
             assert again.final is not None
             assert again.final.wire == DUPLICATE
+
+
+def test_the_console_finds_what_is_tracked_since_a_reload(sink: Sink) -> None:
+    """P7: a new secret makes new digests; under the old ones nothing is found, nor forgotten."""
+    with running_gateway(settings_for(sink.port)) as gateway:
+        gateway.reload({"store.secret": "another secret", "hostname": "renamed.test"})
+
+        def is_found() -> bool:
+            message_id = fresh_id()  # workers learn of the reload a moment later
+            assert deliver(gateway.port, "a@b.test", [X], letter(message_id)).is_accepted
+            asked = f"/api/messages?message_id={quote(message_id)}"
+            return '"state": "seen"' in gateway.http(asked)[1]
+
+        wait_until(is_found, "a message is found")
+        assert "renamed.test" in gateway.http("/")[1]
 
 
 def test_a_reload_that_cannot_be_used_changes_nothing(sink: Sink) -> None:
