@@ -1,7 +1,7 @@
 """What the upper floors ask of the world: interfaces of at most four methods each.
 
-Implementations live in ``edge/`` and are wired by ``service`` only. They turn the failures of their
-libraries into the exceptions named here.
+Implementations live in ``edge/``; `wiring` and the processes that it serves put them in. They turn
+the failures of their libraries into the exceptions named here.
 """
 
 from __future__ import annotations

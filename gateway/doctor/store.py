@@ -147,6 +147,7 @@ def _file(path: Path, subject: str) -> Iterator[Finding]:
 
 
 def _exists(path: Path) -> bool:
+    """Say whether a file is there; blocks, as all of this does, which no coroutine may openly."""
     return path.exists()
 
 

@@ -4,6 +4,9 @@ There is no RFC; libmilter's ``mfdef.h`` names the codes, Postfix's MILTER_READM
 the two mail servers show their use. A packet is a length of four octets, which covers what follows:
 one octet of command and the payload. Integers are in network byte order, strings end in NUL.
 
+Events, requests and steps are the protocol's whole tables, used by us or not, so that each can be
+held against ``mfdef.h``.
+
 Pure: no IO, and no state but the octets that wait for their packet to be complete. Every function
 is total but for `WireError`, after which the stream makes no sense any more.
 """
