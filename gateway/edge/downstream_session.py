@@ -58,7 +58,8 @@ class ServerAddress:
 
     def __str__(self) -> str:
         """Show as in the configuration."""
-        return f"{'lmtp' if self.is_lmtp else 'smtp'}://{self.path or f'{self.host}:{self.port}'}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'lmtp' if self.is_lmtp else 'smtp'}://{self.path or f'{host}:{self.port}'}"
 
 
 @dataclass(frozen=True, slots=True)

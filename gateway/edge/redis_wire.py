@@ -48,8 +48,9 @@ class Server:
     tls: ssl.SSLContext | None = None
 
     def __str__(self) -> str:
-        """Return the place, without secrets."""
-        return self.path or f"{self.host}:{self.port}"
+        """Return the place as in the configuration, without secrets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.path or f"{host}:{self.port}"
 
 
 class Wire(asyncio.Protocol):

@@ -384,3 +384,8 @@ async def test_nobody_listens() -> None:
     with pytest.raises(UnreachableError):
         await world.open(CLIENT)
     assert ("connect", "lost") in world.observed
+
+
+def test_an_ipv6_address_is_shown_in_brackets() -> None:
+    address = ServerAddress(is_lmtp=True, host="2001:db8::1", port=24)
+    assert str(address) == "lmtp://[2001:db8::1]:24"

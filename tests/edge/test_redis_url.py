@@ -111,3 +111,7 @@ def test_tls_may_be_loosened() -> None:
 def test_what_cannot_be_understood_is_said(url: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=f"^store\\.url: .*({problem})"):
         parse(url)
+
+
+def test_an_ipv6_address_is_shown_in_brackets() -> None:
+    assert str(parse("redis://[2001:db8::1]:6380/0").servers[0]) == "[2001:db8::1]:6380"
