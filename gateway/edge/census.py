@@ -75,10 +75,6 @@ class Census:
         least = min([total[0] for total in self._totals])
         return 8 * self._totals[self._own][0] > 9 * least + 16
 
-    def sessions_of(self, address: str) -> int:
-        """Return how many sessions a client has at most."""
-        return self._most_at(self._places(address))
-
     def enter(self, address: str) -> Admission:
         """Count a session in, if there may be one more.
 
@@ -114,6 +110,7 @@ class Census:
             slots[place] += number
 
     def _most_at(self, places: tuple[int, ...]) -> int:
+        """Return how many sessions the client of these slots has at most."""
         return min([sum([slots[place] for slots in self._slots]) for place in places], default=0)
 
     def _places(self, address: str) -> tuple[int, ...]:
