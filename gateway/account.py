@@ -52,23 +52,11 @@ def completed(
         identity: canonical, given or derived id; ``b""`` if none.
         is_id_added: whether a Message-ID was prepended.
     """
-    outcomes = [
-        Outcome(
-            candidate.forward_path,
-            decision,
-            candidate.key,
-            candidate.sighting if decision.verdict in _RECURRING else None,
-            reply,
-        )
-        for candidate, decision, reply in zip(
-            screened.candidates, end.decisions, end.replies, strict=True
-        )
-    ]
     return Report(
         time.time(),
         passage.client,
         passage.envelope.reverse_path,
-        tuple(outcomes),
+        outcomes(screened, end),
         summary(end.decisions),
         identity,
         screened.examination.message_id.form,
@@ -77,6 +65,24 @@ def completed(
         end.reply,
         passage.duration_s,
         passage.overhead_s,
+    )
+
+
+def outcomes(screened: Screened, end: Conclusion) -> tuple[Outcome, ...]:
+    """Return what became of a message for each recipient; an earlier copy where there was one."""
+    return tuple(
+        [
+            Outcome(
+                candidate.forward_path,
+                decision,
+                candidate.key,
+                candidate.sighting if decision.verdict in _RECURRING else None,
+                reply,
+            )
+            for candidate, decision, reply in zip(
+                screened.candidates, end.decisions, end.replies, strict=True
+            )
+        ]
     )
 
 
@@ -100,7 +106,7 @@ def refused(
         if decisions is not None
         else [Verdict.UNCHECKED] * len(paths)
     )
-    outcomes = tuple(
+    rejected = tuple(
         Outcome(path, Decision(verdict, Action.REJECTED))
         for path, verdict in zip(paths, verdicts, strict=True)
     )
@@ -108,8 +114,8 @@ def refused(
         at_s=time.time(),
         client=passage.client,
         reverse_path=passage.envelope.reverse_path,
-        outcomes=outcomes,
-        summary=summary([outcome.decision for outcome in outcomes]),
+        outcomes=rejected,
+        summary=summary([outcome.decision for outcome in rejected]),
         identity=(examination.message_id.canonical or b"") if examination is not None else b"",
         form=None if examination is None else examination.message_id.form,
         is_id_added=False,

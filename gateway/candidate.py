@@ -134,7 +134,7 @@ def _record(
     queue_id: bytes,
     provisional_at_s: int,
 ) -> Record:
-    """Return what the list shall remember of an accepted, or once more seen, copy."""
+    """Return a first copy's own record, or the earlier one's with this copy counted in."""
     earlier = candidate.sighting
     window_s, token = candidate.policy.window_s, screened.token
     if earlier is None or earlier.sight is not Sight.SEEN or is_collision(candidate):

@@ -14,19 +14,19 @@ import secrets
 import time
 from collections.abc import Awaitable, Mapping
 
+from gateway.account import outcomes
 from gateway.candidate import Screened
 from gateway.core.amendment import Amendment, amend
 from gateway.core.conclusion import Conclusion, conclude
 from gateway.core.fingerprint import DIGEST_OCTETS
-from gateway.core.policy import Action, Decision, Verdict, summary
+from gateway.core.policy import Action, Decision, summary
 from gateway.core.reply import Reply
-from gateway.core.report import Outcome, Report, entries
+from gateway.core.report import Report, entries
 from gateway.core.value import value
 from gateway.desk import Desk
 from gateway.faces import milter_wire as wire
 from gateway.faces.milter_message import Letter
 
-_RECURRING = (Verdict.DUPLICATE, Verdict.COLLISION)
 _FORGED_NAME = b"X-Mailonce"
 
 
@@ -157,26 +157,12 @@ def _report(
     letter: Letter, screened: Screened, end: Conclusion, amendment: Amendment | None
 ) -> Report:
     now_s = time.monotonic()
-    outcomes = tuple(
-        [
-            Outcome(
-                candidate.forward_path,
-                decision,
-                candidate.key,
-                candidate.sighting if decision.verdict in _RECURRING else None,
-                said,
-            )
-            for candidate, decision, said in zip(
-                screened.candidates, end.decisions, end.replies, strict=True
-            )
-        ]
-    )
     return Report(
         at_s=time.time(),
         client=letter.client,
         reverse_path=letter.envelope.reverse_path,
-        outcomes=outcomes,
-        summary=summary([outcome.decision for outcome in outcomes]),
+        outcomes=outcomes(screened, end),
+        summary=summary(end.decisions),
         identity=b"" if screened.identity is None else screened.identity.value,
         form=letter.examination.message_id.form,
         is_id_added=amendment is not None and amendment.is_id_added,
