@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 
+from gateway.core.answer import REFUSED_CONTENT
 from gateway.core.message_id import canonical_of
-from gateway.core.policy import Sighting
+from gateway.core.policy import Action, Sighting
 from gateway.core.report import Entry
 from gateway.core.unique_id import MESSAGE_OCTETS, RECIPIENT_OCTETS, Identity, UniqueId
 
@@ -154,11 +155,15 @@ def holding_json(holding: Holding) -> Mapping[str, object]:
 
 def explanation(entry: Entry) -> str:
     """Say in one sentence or two why a copy was taken for what it was, and what became of it."""
+    if entry.action == Action.REJECTED and entry.reply in _OUR_REFUSALS:
+        # Whatever the verdict was by then: it has nothing to do with this end.
+        return f"We refused its content: {entry.reply}."
     why = _WHY.get(entry.verdict, "The verdict was {verdict}").format(verdict=entry.verdict)
     what = _WHAT.get(entry.action, "it was {action}").format(action=entry.action)
     return f"{why}; {what}."
 
 
+_OUR_REFUSALS = frozenset([reply.text for reply in REFUSED_CONTENT.values()])
 _WHY = {
     "new": "Not seen before for this recipient",
     "duplicate": "This recipient had this message already",

@@ -30,8 +30,9 @@ _MAX_EVENTS = 100
 
 REMEDIES = MappingProxyType(
     {
-        "downstream_unreachable": "Is the downstream running? `mailonce doctor` tries each of "
-        "downstream.servers; clients get 451 and try again until then.",
+        "downstream_unreachable": "Is the downstream running, and does its answer to the relay "
+        "probe tell whether it relays? `mailonce doctor` tries each of downstream.servers; clients "
+        "get 451 and try again until then.",
         "downstream_lost": "See the downstream's log at this time: it closed the connection or let "
         "a time-out of [downstream] pass. The client tries again.",
         "identity_not_handed_over": "The downstream does not take over who the client is: allow "

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.answer import REFUSED_CONTENT
 from gateway.core.policy import IN_FLIGHT, Action, Sight, Sighting, Verdict, examine
 from gateway.core.report import Entry, Keep, entries
 from gateway.core.story import Origin, as_json, explanation, identities_of, story
@@ -132,6 +133,15 @@ def test_each_decision_is_explained(verdict: Verdict, action: Action) -> None:
     assert text not in {
         explanation(replace(entry, verdict=v.value)) for v in Verdict if v is not verdict
     }
+
+
+@pytest.mark.parametrize("kind", REFUSED_CONTENT)
+def test_content_that_we_refused_is_not_said_to_be_unchecked(kind: str) -> None:
+    """The list was never asked: that is not what became of the message."""
+    (entry,) = entries(report_of(outcome_of(Verdict.UNCHECKED, Action.REJECTED)), Keep.ALL)
+    assert "could not be checked" in explanation(entry), "the downstream's refusal is another thing"
+    refused = explanation(replace(entry, reply=REFUSED_CONTENT[kind].text))
+    assert refused == f"We refused its content: {REFUSED_CONTENT[kind].text}."
 
 
 def test_decision_of_another_version_is_explained_by_its_words() -> None:
