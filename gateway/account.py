@@ -52,6 +52,7 @@ def completed(
         identity: canonical, given or derived id; ``b""`` if none.
         is_id_added: whether a Message-ID was prepended.
     """
+    # By position: names cost every message half a microsecond more.
     return Report(
         time.time(),
         passage.client,
