@@ -175,4 +175,5 @@ def _is_same_origin(request: web.Request) -> bool:
     if site:
         return site == "same-origin"
     origin = request.headers.get("Origin", "")
-    return not origin or urlsplit(origin).netloc == request.host
+    # Scheme and host, no path (RFC 6454 section 7.1). `urlsplit` raises on a bracket.
+    return not origin or origin.partition("://")[2] == request.host

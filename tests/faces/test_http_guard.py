@@ -164,6 +164,7 @@ async def test_form_of_the_console_forgets(console: Console) -> None:
         {"Sec-Fetch-Site": "same-site"},
         {"Sec-Fetch-Site": "none"},
         {"Origin": "http://evil.example"},
+        {"Origin": "http://["},
         {"Origin": "null"},
     ],
 )
