@@ -18,6 +18,7 @@ from gateway.cli import app
 from tests.support.client import Delivery, deliver
 from tests.support.gateway import Gateway, running_gateway, settings_for
 from tests.support.letter import fresh_id, letter
+from tests.support.process import wait_until
 from tests.support.redis import redis_server
 from tests.support.sink import Sink
 
@@ -214,7 +215,8 @@ def test_what_we_added_to_is_not_said_to_have_passed_as_it_came(gateway: Gateway
         fresh_id().encode()
     )
     send(gateway, message, "b@here.test")
-    (line,) = gateway.log_lines(event="message", id_added=True)[-1:]
+    wait_until(lambda: gateway.log_lines(event="message", id_added=True), "it is logged")
+    line = gateway.log_lines(event="message", id_added=True)[-1]
     code, out, _ = run(gateway, "trace", line["message_id"])
     assert code == 0
     assert "passed on without a mark" in out

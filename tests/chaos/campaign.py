@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.fault import FAULTS, Fault
+from tests.chaos.fault import FAULTS, Fault, watch_master
 from tests.chaos.judge import Judgement, judge
 from tests.chaos.ledger import Ledger, now
 from tests.chaos.post import Office, Post
@@ -94,6 +94,7 @@ async def run(plan: Plan, tell: Tell) -> Outcome:
     ) as stage:
         began_s = now()
         telling = asyncio.create_task(_tell(stage, plan, tell))
+        watching = asyncio.create_task(watch_master(stage))
         acts = max(2, plan.events // _ACT_EVENTS) if has_sentinels else 1
         posts = list(office.posts(plan.messages))
         for act in range(acts):
@@ -107,6 +108,7 @@ async def run(plan: Plan, tell: Tell) -> Outcome:
             await asyncio.sleep(0.05)
         end_s = now()
         telling.cancel()
+        watching.cancel()
         stuck = tuple(stage.senders.stuck()) if stage.senders.unsent else ()
         metrics = await asyncio.to_thread(stage.gateway.metrics)
         await stage.stop_gateway()

@@ -28,6 +28,7 @@ Inject = Callable[[Stage, random.Random], Awaitable[None]]
 _LATER = b"451 4.3.2 Later\r\n"
 _NEVER = b"554 5.7.1 Never\r\n"
 _CLOSING = b"421 4.3.2 Closing\r\n"
+_LOOK_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +253,25 @@ async def kill_master(stage: Stage, draw: random.Random) -> None:
 
 async def _steady(stage: Stage) -> None:
     await blocking(lambda: wait_until(lambda: stage.group.is_steady, "master and replica", 30.0))
+
+
+async def watch_master(stage: Stage) -> None:
+    """Note every failover, asked for or not: Sentinels take a row of short faults for a death.
+
+    The old master takes what it is told until it is made a replica; all of that is lost.
+    """
+    known: tuple[int, int] | None = None
+    while True:
+        seen_s = now()
+        await asyncio.sleep(_LOOK_S)
+        group = stage.group
+        if not group.sentinels:
+            continue
+        found = id(group), await blocking(group.master)
+        if known is not None and found[0] == known[0] and found != known:
+            await _steady(stage)
+            _note_failover(stage, seen_s)
+        known = found
 
 
 def _note_failover(stage: Stage, began_s: float) -> None:
