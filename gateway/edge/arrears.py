@@ -42,8 +42,8 @@ class _Debt:
 
     @property
     def ids(self) -> int:
-        """Count what it is about; entries alone count as one."""
-        return max(1, len(self.records) + len(self.claimed))
+        """Count what it holds: each recipient is a record or a claim, and may be an entry, too."""
+        return max(1, len(self.records) + len(self.claimed), len(self.entries))
 
 
 class Arrears:

@@ -182,6 +182,20 @@ async def test_p8_what_is_owed_is_bounded_and_the_newest_stay(
     assert [sighting.sight for sighting in found[2:]] == [Sight.SEEN] * 3
 
 
+async def test_p8_entries_alone_count_as_well(
+    store: Arrears, line: Fickle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that was put off for a thousand recipients holds no claim, and much to explain."""
+    monkeypatch.setattr(arrears, "_MOST_IDS", 3)
+    line.is_cut = True
+    for name in ("old", "new"):
+        with pytest.raises(TrackingListError):
+            await store.release([], some_token(), [entry_of(name), entry_of(name)])
+    line.is_cut = False
+    await store.make_up()
+    assert {entry.message_id for entry in await line.list.latest(9)} == {"new"}
+
+
 async def test_a_farewell_pays_what_can_be_paid(store: Arrears, line: Fickle) -> None:
     key = some_id()
     await _fails_to_confirm(store, line, record_of(key, token=some_token()))
