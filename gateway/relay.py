@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from gateway.account import Passage, completed, refused
 from gateway.candidate import Screened
 from gateway.core import answer
-from gateway.core.conclusion import conclude
+from gateway.core.conclusion import Conclusion, conclude
 from gateway.core.envelope import Envelope
 from gateway.core.handover import Client
 from gateway.core.policy import Examination
 from gateway.core.reply import Reply
-from gateway.core.report import entries
+from gateway.core.report import Report, entries
 from gateway.core.value import value
 from gateway.desk import Desk
 from gateway.errors import (
@@ -196,29 +196,14 @@ class Relay:
         except BaseException as error:
             await self._undo(arrival, screened)
             if isinstance(error, ContentRefusedError):
-                decisions = arrival.desk.screening.decide(screened) if screened else None
-                passage = self._passage(arrival)
-                arrival.desk.journal.record(refused(passage, examination, decisions, error))
+                self._record_refusal(arrival, examination, screened, error)
             raise
-        is_per_recipient = self._hop is not None and self._hop.is_per_recipient
-        end = conclude(plan.decisions, replies, is_per_recipient=is_per_recipient)
-        report = completed(
-            self._passage(arrival),
-            plan.screened,
-            end,
-            plan.name,
-            is_id_added=plan.is_id_added,
-        )
+        end = conclude(plan.decisions, replies, is_per_recipient=self._is_per_recipient)
+        passage = self._passage(arrival)
+        report = completed(passage, plan.screened, end, plan.name, is_id_added=plan.is_id_added)
         arrival.desk.journal.record(report)  # who reads the metrics after the reply finds it there
         tell(end.reply)
-        await arrival.desk.screening.settle(
-            plan.screened,
-            plan.decisions,
-            end.replies,
-            body.fingerprint(),
-            entries(report, arrival.desk.settings.keep),
-            is_retry_due=not end.reply.is_accepted,
-        )
+        await self._settle(arrival, plan, end, report, body.fingerprint())
 
     def _arrival(self, content: Content) -> _Arrival:
         """Close the envelope; the downstream's transaction stays open until it is used or reset."""
@@ -305,6 +290,19 @@ class Relay:
             self._hop.leave_open()
         return replies
 
+    async def _settle(
+        self, arrival: _Arrival, plan: Plan, end: Conclusion, report: Report, fingerprint: bytes
+    ) -> None:
+        """Tell the list what it came to: confirmed is what the downstream accepted."""
+        await arrival.desk.screening.settle(
+            plan.screened,
+            plan.decisions,
+            end.replies,
+            fingerprint,
+            entries(report, arrival.desk.settings.keep),
+            is_retry_due=not end.reply.is_accepted,
+        )
+
     async def _undo(self, arrival: _Arrival, screened: Screened | None) -> None:
         """Take back everything: no dot for the downstream, no claim on the list."""
         if self._hop is not None:
@@ -314,6 +312,18 @@ class Relay:
                 self._hop.leave_open()
         if screened is not None:
             await arrival.desk.screening.release(screened)
+
+    def _record_refusal(
+        self,
+        arrival: _Arrival,
+        examination: Examination | None,
+        screened: Screened | None,
+        error: ContentRefusedError,
+    ) -> None:
+        """Put on record that we refused the content, as far as it was known."""
+        decisions = arrival.desk.screening.decide(screened) if screened else None
+        passage = self._passage(arrival)
+        arrival.desk.journal.record(refused(passage, examination, decisions, error))
 
     async def _keep_claims(self, arrival: _Arrival, screened: Screened | None) -> None:
         """Renew the lease of our claims when a quarter of it is over.
@@ -350,6 +360,11 @@ class Relay:
         if self._hop is None:
             raise LostError("no session")
         return self._hop
+
+    @property
+    def _is_per_recipient(self) -> bool:
+        """Say whether the server answers content for each recipient (LMTP)."""
+        return self._hop is not None and self._hop.is_per_recipient
 
     @property
     def _downstream_waited_s(self) -> float:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from gateway.candidate import Candidate, Screened, collided, is_collision, is_held, record_after
 from gateway.core.envelope import Envelope
@@ -190,7 +191,7 @@ class Screening:
         is_outcome_known: bool = True,
         is_retry_due: bool = False,
     ) -> None:
-        """Tell the list the outcome; if it does not answer, claims end with their lease.
+        """Tell the list the outcome; one that does not answer may be told later, or never.
 
         Args:
             screened: the message.
@@ -203,6 +204,9 @@ class Screening:
             is_retry_due: whether the client was told that it failed, whoever has got a copy: then
                 all of the message will come again.
         """
+        remember = partial(
+            record_after, screened, is_outcome_known=is_outcome_known, is_retry_due=is_retry_due
+        )
         records, keys = [], []
         for candidate, decision, reply in zip(screened.candidates, decisions, replies, strict=True):
             if candidate.key is None:
@@ -210,17 +214,8 @@ class Screening:
             is_accepted = reply is not None and reply.is_accepted
             settlement = settle(decision, is_accepted=is_accepted)
             if settlement.is_confirmed:
-                records.append(
-                    record_after(
-                        screened,
-                        candidate,
-                        candidate.key,
-                        self._sealer.fingerprint(candidate.key, fingerprint),
-                        reply,
-                        is_outcome_known=is_outcome_known,
-                        is_retry_due=is_retry_due,
-                    )
-                )
+                sealed = self._sealer.fingerprint(candidate.key, fingerprint)
+                records.append(remember(candidate, candidate.key, sealed, reply))
             elif settlement.is_released:
                 keys.append(candidate.key)
         with suppress(TrackingListError):  # it counts that itself; the client's reply stands
