@@ -23,6 +23,7 @@ from gateway.ports import Downstream, OpenDownstream
 _STRANGER = Client(
     address="192.0.2.1", port=25, name="relay-test.invalid", helo="relay-test.invalid"
 )
+_CLOSING = 421
 
 
 class Standing(Enum):
@@ -31,9 +32,6 @@ class Standing(Enum):
     UNPROVEN = "not asked yet"
     SAFE = "refuses foreign recipients to strangers"
     OPEN = "accepts foreign recipients from strangers"
-
-
-_CLOSING = 421
 
 
 @dataclass(frozen=True, slots=True)

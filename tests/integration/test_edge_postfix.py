@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -241,15 +242,20 @@ def test_a_downstream_that_comes_later_is_asked_before_its_first_message(workers
             ]
 
 
+def _before_an_open_relay(sink: Sink, port: int) -> dict[str, Any]:
+    """Return settings under which the sink relays for strangers: it takes what is not .invalid."""
+    return {
+        **settings_for(sink.port),
+        **_public(port),
+        "downstream.relay_probe": "probe@open.test",
+    }
+
+
 def test_one_that_comes_later_and_relays_gets_nothing() -> None:
     with Sink() as sink:
         sink.refuse()
         port = free_port()
-        settings = {
-            **settings_for(sink.port),
-            **_public(port),
-            "downstream.relay_probe": "probe@open.test",  # the sink takes what is not .invalid
-        }
+        settings = _before_an_open_relay(sink, port)
         with running_gateway(settings, until="alive"), Client(port) as client:
             client.greet()
             sink.listen()
@@ -262,11 +268,7 @@ def test_a_probe_that_is_not_wanted_any_more_holds_nobody_up() -> None:
     with Sink() as sink:
         sink.refuse()
         port = free_port()
-        settings = {
-            **settings_for(sink.port),
-            **_public(port),
-            "downstream.relay_probe": "probe@open.test",  # the sink takes what is not .invalid
-        }
+        settings = _before_an_open_relay(sink, port)
         with running_gateway(settings, until="alive") as gateway:
             sink.listen()
             gateway.reload()
