@@ -2,10 +2,11 @@
 
 The downstream has accepted a message, and the list does not answer: the client has its 250, and a
 copy that comes tomorrow would be delivered again. Or it has refused it, and a retry would wait for
-the end of a claim that nobody holds any more. So confirmations and releases that fail are kept, a
-bounded number of them, and made up for when the list is back. A confirmation is told as late as
-that only where nobody else has spoken: whatever stands under the id by then, a record or another
-transaction's claim, stays. A release touches claims of its own token only, however late it comes.
+the end of a claim that nobody holds any more. So confirmations and releases that fail, or that we
+cut off ourselves when we stop, are kept, a bounded number of them, and made up for when the list is
+back. A confirmation is told as late as that only where nobody else has spoken: whatever stands under
+the id by then, a record or another transaction's claim, stays. A release touches claims of its own
+token only, however late it comes.
 
 What is kept is in memory and dies with the worker; then an outage costs what it did before: a
 duplicate, or a delay. Nothing here runs in the background, and calls fail as those of the list do.
@@ -68,20 +69,20 @@ class Arrears:
         return self._list.claim(unique_ids, token, lease_s)
 
     async def confirm(self, records: Sequence[Record], entries: Sequence[Entry] = ()) -> None:
-        """See `TrackingList.confirm`. One that fails is made up for."""
+        """See `TrackingList.confirm`. One that fails, or is cut off, is made up for."""
         try:
             await self._list.confirm(records, entries)
-        except TrackingListError:
+        except (TrackingListError, asyncio.CancelledError):
             self._owe(_Debt(records, (), records[0].token, entries))
             raise
 
     async def release(
         self, unique_ids: Sequence[UniqueId], token: bytes, entries: Sequence[Entry] = ()
     ) -> None:
-        """See `TrackingList.release`. One that fails is made up for."""
+        """See `TrackingList.release`. One that fails, or is cut off, is made up for."""
         try:
             await self._list.release(unique_ids, token, entries)
-        except TrackingListError:
+        except (TrackingListError, asyncio.CancelledError):
             self._owe(_Debt((), unique_ids, token, entries))
             raise
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
 
 import pytest
 
@@ -23,14 +25,21 @@ class Fickle:
     Attributes:
         is_cut: whether nothing reaches the list.
         loses_replies: whether everything reaches it, and no answer comes back.
+        hangs: whether whoever asks waits for ever, and nothing reaches it.
+        waiting: released by each who does.
     """
 
     def __init__(self) -> None:
         self.list = MemoryTrackingList(entries=100)
         self.is_cut = False
         self.loses_replies = False
+        self.hangs = False
+        self.waiting = asyncio.Semaphore(0)
 
-    def _reach(self) -> None:
+    async def _reach(self) -> None:
+        if self.hangs:
+            self.waiting.release()
+            await asyncio.Event().wait()
         if self.is_cut:
             raise TrackingListError("cut")
 
@@ -41,20 +50,20 @@ class Fickle:
     async def claim(
         self, unique_ids: Sequence[UniqueId], token: bytes, lease_s: float
     ) -> Sequence[Sighting]:
-        self._reach()
+        await self._reach()
         sightings = await self.list.claim(unique_ids, token, lease_s)
         self._answer()
         return sightings
 
     async def confirm(self, records: Sequence[Record], entries: Sequence[Entry] = ()) -> None:
-        self._reach()
+        await self._reach()
         await self.list.confirm(records, entries)
         self._answer()
 
     async def release(
         self, unique_ids: Sequence[UniqueId], token: bytes, entries: Sequence[Entry] = ()
     ) -> None:
-        self._reach()
+        await self._reach()
         await self.list.release(unique_ids, token, entries)
         self._answer()
 
@@ -201,3 +210,50 @@ async def test_a_farewell_pays_what_can_be_paid(store: Arrears, line: Fickle) ->
     await _fails_to_confirm(store, line, record_of(key, token=some_token()))
     await store.close()
     assert (await _seen(line, key)).sight is Sight.SEEN
+
+
+async def _cancelled_when_it_waits(line: Fickle, call: Coroutine[object, object, None]) -> None:
+    line.hangs = True
+    task = asyncio.create_task(call)
+    await line.waiting.acquire()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    line.hangs = False
+
+
+async def test_a_session_that_is_cut_while_it_confirms_leaves_its_record(
+    store: Arrears, line: Fickle
+) -> None:
+    """At the end of the drain: the client has its 250, and the worker has a second left."""
+    key, token = some_id(), some_token()
+    await store.claim([key], token, LEASE_S)
+    await _cancelled_when_it_waits(
+        line, store.confirm([record_of(key, token=token)], [entry_of("a@b")])
+    )
+    assert await _seen(line, key) == IN_FLIGHT
+    await store.close()
+    assert (await _seen(line, key)).fingerprint == FINGERPRINT
+    assert [entry.message_id for entry in await line.list.latest(5)] == ["a@b"]
+
+
+async def test_a_session_that_is_cut_while_it_releases_leaves_no_claim(
+    store: Arrears, line: Fickle
+) -> None:
+    key, token = some_id(), some_token()
+    await store.claim([key], token, LEASE_S)
+    await _cancelled_when_it_waits(line, store.release([key], token))
+    await store.close()
+    assert await _seen(line, key) == NEW
+
+
+async def test_p8_a_farewell_to_a_list_that_hangs_is_bounded(
+    store: Arrears, line: Fickle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrears, "_FAREWELL_S", 0.05)
+    await _fails_to_confirm(store, line, record_of(some_id(), token=some_token()))
+    line.hangs = True
+    begun = time.monotonic()
+    await store.close()
+    assert time.monotonic() - begun < 5.0
+    assert line.is_cut, "and it is closed all the same"
