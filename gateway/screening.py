@@ -219,10 +219,13 @@ class Screening:
             elif settlement.is_released:
                 keys.append(candidate.key)
         with suppress(TrackingListError):  # it counts that itself; the client's reply stands
-            if records:
-                await self._list.confirm(records, entries)
-            if keys or (entries and not records):
-                await self._list.release(keys, screened.token, () if records else entries)
+            try:
+                if records:
+                    await self._list.confirm(records, entries)
+            finally:
+                # Whether or not it could hear of those: a retry for these must not wait for it.
+                if keys or (entries and not records):
+                    await self._list.release(keys, screened.token, () if records else entries)
 
     async def release(self, screened: Screened) -> None:
         """Give up all claims of a message that did not come to its end."""

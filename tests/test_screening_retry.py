@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,9 +15,12 @@ from gateway.core.conclusion import conclude
 from gateway.core.envelope import Envelope
 from gateway.core.policy import Action, examine
 from gateway.core.reply import Reply, reply
+from gateway.core.report import Entry
 from gateway.core.rule import Match, Mode, Policy
 from gateway.core.unique_id import Sealer
 from gateway.edge.tracking_memory import MemoryTrackingList
+from gateway.errors import TrackingListError
+from gateway.ports import Record, TrackingList
 from gateway.screening import Screening, ScreeningSettings
 
 _EXAMINATION = examine(b"Message-ID: <20261124.0900.4711@example.org>\r\n")
@@ -32,12 +36,13 @@ class _World:
 
     mode: Mode
     match: Match = Match.CONTENT
+    list: TrackingList = field(default_factory=MemoryTrackingList)
     got: Counter[tuple[bytes, bytes]] = field(default_factory=Counter)
     screening: Screening = field(init=False)
 
     def __post_init__(self) -> None:
         self.screening = Screening(
-            MemoryTrackingList(),
+            self.list,
             Sealer(b""),
             ScreeningSettings(
                 default=Policy(mode=self.mode, match=self.match), in_flight_wait_s=0.0
@@ -100,6 +105,26 @@ def test_once_the_client_is_told_so_copies_are_treated_as_configured() -> None:
         assert actions == [Action.DROPPED, Action.RELAYED]
         _, actions = await world.send(b"A", {one: _OK, two: _OK})
         assert actions == [Action.TAGGED, Action.TAGGED]
+
+    asyncio.run(run())
+
+
+class _Deaf(MemoryTrackingList):
+    """A list that is not there for a moment: just when something is to be confirmed."""
+
+    async def confirm(self, records: Sequence[Record], entries: Sequence[Entry] = ()) -> None:
+        raise TrackingListError("no answer in time")
+
+
+def test_a_confirmation_that_fails_keeps_nobody_elses_retry_waiting() -> None:
+    """Else the recipient whose copy was refused would wait for the lease: twenty minutes."""
+
+    async def run() -> None:
+        world = _World(Mode.TAG, list=_Deaf())
+        one, two, _ = _PATHS
+        await world.send(b"A", {one: _OK, two: _FULL})
+        _, actions = await world.send(b"A", {two: _OK})
+        assert actions == [Action.RELAYED]
 
     asyncio.run(run())
 
