@@ -36,13 +36,13 @@ class _World:
 
     mode: Mode
     match: Match = Match.CONTENT
-    list: TrackingList = field(default_factory=MemoryTrackingList)
+    tracking_list: TrackingList = field(default_factory=MemoryTrackingList)
     got: Counter[tuple[bytes, bytes]] = field(default_factory=Counter)
     screening: Screening = field(init=False)
 
     def __post_init__(self) -> None:
         self.screening = Screening(
-            self.list,
+            self.tracking_list,
             Sealer(b""),
             ScreeningSettings(
                 default=Policy(mode=self.mode, match=self.match), in_flight_wait_s=0.0
@@ -113,6 +113,7 @@ class _Deaf(MemoryTrackingList):
     """A list that is not there for a moment: just when something is to be confirmed."""
 
     async def confirm(self, records: Sequence[Record], entries: Sequence[Entry] = ()) -> None:
+        del records, entries
         raise TrackingListError("no answer in time")
 
 
@@ -120,7 +121,7 @@ def test_a_confirmation_that_fails_keeps_nobody_elses_retry_waiting() -> None:
     """Else the recipient whose copy was refused would wait for the lease: twenty minutes."""
 
     async def run() -> None:
-        world = _World(Mode.TAG, list=_Deaf())
+        world = _World(Mode.TAG, tracking_list=_Deaf())
         one, two, _ = _PATHS
         await world.send(b"A", {one: _OK, two: _FULL})
         _, actions = await world.send(b"A", {two: _OK})

@@ -4,9 +4,9 @@ The downstream has accepted a message, and the list does not answer: the client 
 copy that comes tomorrow would be delivered again. Or it has refused it, and a retry would wait for
 the end of a claim that nobody holds any more. So confirmations and releases that fail, or that we
 cut off ourselves when we stop, are kept, a bounded number of them, and made up for when the list is
-back. A confirmation is told as late as that only where nobody else has spoken: whatever stands under
-the id by then, a record or another transaction's claim, stays. A release touches claims of its own
-token only, however late it comes.
+back. A confirmation is told as late as that only where nobody else has spoken: whatever stands
+under the id by then, a record or another transaction's claim, stays. A release touches claims of
+its own token only, however late it comes.
 
 What is kept is in memory and dies with the worker; then an outage costs what it did before: a
 duplicate, or a delay. Nothing here runs in the background, and calls fail as those of the list do.
