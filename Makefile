@@ -78,10 +78,10 @@ packages:  # servers and clients from the system's packages
 	@.ci/packages
 
 lock: $(VENV)/.dev  ## choose versions anew for both lock files
-	@$(BIN)/pip install --quiet 'pip-tools>=7.4'
-	@export CUSTOM_COMPILE_COMMAND='make lock'; \
-	compile=($(BIN)/pip-compile --quiet --upgrade --strip-extras --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host); \
+	@$(BIN)/pip install --quiet 'uv>=0.9'
+	@compile=($(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command 'make lock'); \
 	"$${compile[@]}" --output-file requirements.lock pyproject.toml; \
 	"$${compile[@]}" --extra test --extra dev --output-file requirements-dev.lock pyproject.toml
 
