@@ -268,9 +268,9 @@ class Relay:
         """
         replies: dict[int, Reply] = {}
         for edition in plan.editions:
-            if isinstance(blocks, Spool):
-                blocks.rewind()
             try:
+                if isinstance(blocks, Spool):
+                    blocks.rewind()
                 replies |= await self._session().send(
                     arrival.transaction,
                     edition.members,
@@ -347,7 +347,7 @@ class Relay:
             desk.journal.complain("identity_not_handed_over", str(error))
             return answer.IDENTITY
         except UnreachableError as error:
-            desk.journal.complain("downstream_unreachable", str(error))
+            desk.journal.complain(error.event, str(error))
             return answer.UNREACHABLE
         return None
 

@@ -6,6 +6,7 @@ tries again. What is kept is wire form, dots stuffed. A full disk fails with `Sp
 
 from __future__ import annotations
 
+from contextlib import suppress
 from tempfile import SpooledTemporaryFile
 from types import TracebackType
 
@@ -33,7 +34,9 @@ class Spool:
         trace: TracebackType | None,
     ) -> None:
         """Forget the content."""
-        self._file.close()
+        # Closing writes what a full disk has not taken yet, and fails as the write did.
+        with suppress(OSError):
+            self._file.close()
 
     def write(self, octets: bytes) -> None:
         """Append octets.
@@ -47,8 +50,15 @@ class Spool:
             raise SpoolError(f"temporary file: {error}") from error
 
     def rewind(self) -> None:
-        """Begin reading from the start."""
-        self._file.seek(0)
+        """Begin reading from the start.
+
+        Raises:
+            SpoolError: there is no room for the last octets, which are written only now.
+        """
+        try:
+            self._file.seek(0)
+        except OSError as error:
+            raise SpoolError(f"temporary file: {error}") from error
 
     async def read(self) -> bytes:
         """Return the next octets, ``b""`` at the end (`Blocks`).

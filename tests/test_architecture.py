@@ -65,7 +65,6 @@ _TESTED_ELSEWHERE = {
     "screening": (_MATRIX, "needs a list"),
     "service": (_MATRIX, "is run whole"),
     "shared_memory": ("tests/edge/test_metrics.py", "holds the counters"),
-    "spool": (_MATRIX, "holds what is compared"),
     "supervisor": (_MATRIX, "is run whole"),
     "systemd": (_MATRIX, "is run whole"),
     "watchdog": (_DIALOGUES, "time-outs are seen as replies"),

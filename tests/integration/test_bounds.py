@@ -123,6 +123,25 @@ def test_content_without_end(
     assert not any(transaction.is_ended for transaction in sink.transactions)
 
 
+def test_a_full_disk_is_452_and_the_session_goes_on(sink: Sink) -> None:
+    """A suspect message that cannot be held back is put off, to the reply that says why."""
+    sink.forget()
+    settings = {**settings_for(sink.port), "store.url": "memory://"}
+    small = (_HEAD + b"\r\nText.\r\n.\r\n") % fresh_id().encode()
+    large = small.replace(b"Text.", b"x" * 998 + b"\r\n" + (b"y" * 998 + b"\r\n") * 600)
+    room = ("prlimit", "--fsize=300000", "--")
+    with running_gateway(settings, wrapper=room) as full, Client(full.port) as client:
+        client.greet()
+        for content, code in ((small, 250), (large, 452), (large, 452)):
+            client.command("MAIL FROM:<a@sender.test>")
+            client.command(f"RCPT TO:<{X}>")
+            assert client.command("DATA").code == 354
+            client.send(content)
+            assert client.answer().code == code
+        assert client.command("NOOP").code == 250
+    assert len(sink.accepted) == 1
+
+
 COMMANDS = [
     (b"x" * 65_536, "a command without end"),
     (b"\0" * 65_536, "NULs without end"),
