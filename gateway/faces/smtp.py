@@ -17,7 +17,7 @@ from gateway.core.reply import Reply, reply
 from gateway.core.rule import is_within
 from gateway.core.xforward import NAMES, parse_xforward
 from gateway.errors import ContentRefusedError, SpoolError
-from gateway.faces.smtp_connection import SmtpConnection, Verb, is_clean
+from gateway.faces.smtp_connection import SmtpConnection, Verb, is_clean, log_bug
 from gateway.faces.smtp_content import SmtpContent
 from gateway.faces.smtp_origin import forwarded
 from gateway.hop import Command
@@ -167,6 +167,7 @@ class SmtpSession(SmtpConnection):
         """Ask for content and see it through; a bug within must not leave content unread."""
         settings = self._reception.settings
         self._output.say(answer.SEND_CONTENT)
+        self._is_told = False
         content = SmtpContent(self._input, settings.message_size_octets, settings.idle_timeout_s)
         try:
             await self._relay.message(content, self._tell)
@@ -178,12 +179,18 @@ class SmtpSession(SmtpConnection):
             self._reception.journal.complain("spool_failed", str(error))
             await content.discard()
             self._output.say(answer.NO_ROOM)
+        except Exception as error:
+            if not self._is_told:
+                raise
+            # A second reply would be taken for the one to the next command.
+            log_bug(error)
         finally:
             # Whatever went wrong: octets of content must never be taken for commands.
             self._is_over = self._is_over or not content.is_ended
 
     def _tell(self, said: Reply) -> None:
         """Tell the client what became of its message, at once."""
+        self._is_told = True
         self._output.say(said)
         self._output.flush()
         if said.code == _CLOSING:

@@ -71,6 +71,7 @@ class SmtpConnection(SMTP):
         self._is_at_rest = False
         self._is_over = False
         self._is_local_check = False
+        self._is_told = False
         self._result = "error"
         self._farewell: Reply | None = None
 
@@ -139,7 +140,8 @@ class SmtpConnection(SMTP):
         except asyncio.CancelledError:
             self._output.say(self._farewell or answer.STOPPING)
         except Exception as error:  # noqa: BLE001 - a bug of ours must end here, not in the loop
-            self._output.say(_logged(error))
+            log_bug(error)
+            self._output.say(answer.BUG)
         finally:
             await self._finish()
 
@@ -169,7 +171,8 @@ class SmtpConnection(SMTP):
             except GatewayError:
                 raise
             except Exception as error:  # noqa: BLE001 - a bug of ours; it costs this client a retry
-                self._output.say(_logged(error))
+                log_bug(error)
+                self._output.say(answer.BUG)
                 await self._relay.close(politely=False)
             if self._errors >= self._reception.settings.errors:
                 self._end(answer.TOO_MANY_ERRORS, "error")
@@ -301,7 +304,6 @@ def is_clean(line: bytes) -> bool:
     )
 
 
-def _logged(error: Exception) -> Reply:
-    """Log a bug and return the reply to it, which tells nothing of it."""
+def log_bug(error: Exception) -> None:
+    """Log a fault of ours, with its traceback; the client learns nothing of it."""
     _log.error("bug in a session", exc_info=error)
-    return answer.BUG

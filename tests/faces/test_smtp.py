@@ -1,0 +1,162 @@
+"""What a client sees of a bug of ours: one reply to each command, and its mail is not lost by it.
+
+All other things that an SMTP client can see are in the dialogues; a bug is not in the real gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.core.capability import NOTHING
+from gateway.core.edition import EditionSettings
+from gateway.core.handover import HandOver
+from gateway.core.policy import Sighting
+from gateway.core.report import Keep, Report
+from gateway.core.unique_id import Sealer
+from gateway.desk import Desk, RelaySettings
+from gateway.edge.downstream import DownstreamConnector
+from gateway.edge.downstream_session import ServerAddress, SessionSettings
+from gateway.edge.tracking_memory import MemoryTrackingList
+from gateway.faces.smtp import SmtpSession
+from gateway.faces.smtp_reception import Reception, SmtpSettings
+from gateway.ports import Admission
+from gateway.screening import Screening, ScreeningSettings
+from tests.support.sink import Sink
+
+_BUG = "a bug"
+_ENVELOPE = b"MAIL FROM:<a@sender.test>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n"
+_CONTENT = b"Message-ID: <%b@sender.test>\r\n\r\nText.\r\n.\r\n"
+
+
+class _FailsInClaim(MemoryTrackingList):
+    """A tracking list with a bug, before anything was said."""
+
+    async def claim(self, *_: object, **__: object) -> Sequence[Sighting]:
+        raise ZeroDivisionError(_BUG)
+
+
+class _FailsInConfirm(MemoryTrackingList):
+    """A tracking list with a bug, after the client was told."""
+
+    async def confirm(self, *_: object, **__: object) -> None:
+        raise ZeroDivisionError(_BUG)
+
+
+class _Recorder:
+    """Journal, meter and census; keeps what it is told of messages."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+
+    def record(self, report: Report) -> None:
+        self.reports.append(report)
+
+    def complain(self, event: str, reason: str) -> None:
+        raise AssertionError(f"{event}: {reason}")
+
+    def session_began(self) -> None: ...
+
+    def session_ended(self, *, is_tls: bool, result: str) -> None: ...
+
+    def protocol_error(self, kind: str) -> None:
+        raise AssertionError(kind)
+
+    def enter(self, address: str) -> Admission:
+        del address
+        return Admission.ADMITTED
+
+    def leave(self, address: str) -> None: ...
+
+
+class _Peer:
+    """A client that sends octets and takes replies, line by line."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def say(self, octets: bytes, replies: int) -> list[int]:
+        """Send octets and return the codes of so many replies."""
+        self._writer.write(octets)
+        codes: list[int] = []
+        async with asyncio.timeout(10):
+            while len(codes) < replies:
+                line = await self._reader.readline()
+                if line[3:4] != b"-":
+                    codes.append(int(line[:3] or b"0"))
+        return codes
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+def _desk_of(tracking_list: MemoryTrackingList, sink: Sink, recorder: _Recorder) -> Desk:
+    settings = SessionSettings(HandOver.NONE, "gateway.test", None, False, 5.0, 5.0, 5.0)
+    server = ServerAddress(is_lmtp=False, host="127.0.0.1", port=sink.port)
+    connector = DownstreamConnector([server], settings, lambda *_: None, lambda _: None)
+    edition = EditionSettings(hostname="gateway.test", id_domain="gateway.test")
+    return Desk(
+        connector.open,
+        Screening(tracking_list, Sealer(b""), ScreeningSettings()),
+        recorder,
+        RelaySettings(edition, 65_536, hops=100, lease_s=60.0, keep=Keep.ALL),
+    )
+
+
+@asynccontextmanager
+async def _served(desk: Desk, recorder: _Recorder) -> AsyncIterator[_Peer]:
+    """Serve SMTP, and return a client that has said EHLO."""
+    smtp = SmtpSettings("gateway.test", (), (), (), None, False, 1_000_000, 100, 10.0, 10)
+    reception = Reception(
+        smtp,
+        current_desk=lambda: desk,
+        capabilities=lambda: NOTHING,
+        journal=recorder,
+        meter=recorder,
+        census=recorder,
+    )
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: SmtpSession(reception, loop), "127.0.0.1", 0)
+    peer = _Peer(*await asyncio.open_connection(*server.sockets[0].getsockname()))
+    try:
+        assert await peer.say(b"", 1) == [220]
+        assert await peer.say(b"EHLO client.test\r\n", 1) == [250]
+        yield peer
+    finally:
+        await peer.close()
+        server.close()
+        assert await reception.emptied(10.0)
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with Sink() as server:
+        yield server
+
+
+FAULTS = [
+    (_FailsInClaim, 451, 0, "before anybody has got it: the client tries again"),
+    (_FailsInConfirm, 250, 1, "when the client has its reply: it gets no second one"),
+]
+
+
+@pytest.mark.parametrize(("kind", "code", "delivered", "reason"), FAULTS, ids=["claim", "confirm"])
+async def test_p1_a_bug_costs_one_reply_at_most(
+    kind: Callable[[], MemoryTrackingList], code: int, delivered: int, reason: str, sink: Sink
+) -> None:
+    sink.forget()
+    recorder = _Recorder()
+    async with _served(_desk_of(kind(), sink, recorder), recorder) as peer:
+        for number in (b"1", b"2"):
+            assert await peer.say(_ENVELOPE, 3) == [250, 250, 354], reason
+            assert await peer.say(_CONTENT % number, 1) == [code], reason
+            # A reply too many would be taken for this command's.
+            assert await peer.say(b"VRFY x\r\n", 1) == [252], reason
+        assert await peer.say(b"QUIT\r\n", 1) == [221]
+    assert len(sink.accepted) == 2 * delivered
+    assert len(recorder.reports) == 2 * delivered
