@@ -6,6 +6,7 @@
         TrackingListTimeoutError  it did not answer in time
       DownstreamError        the downstream cannot be used
         UnreachableError     no server of the list could be reached: nothing was sent
+          UnprovenError        one was, and did not say whether it relays for strangers
         IdentityError        the client's identity could not be handed on: fail closed
           RelayOpenError     the downstream relays for strangers: no mail, nor do we start
         LostError            the connection broke or went silent in a transaction
@@ -23,6 +24,7 @@ exceptions become one of these at the edge; any other exception is a bug and is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 
 class GatewayError(Exception):
@@ -55,7 +57,19 @@ class DownstreamError(GatewayError):
 
 
 class UnreachableError(DownstreamError):
-    """No downstream server accepted a session."""
+    """No downstream server accepted a session.
+
+    Attributes:
+        event: what the log calls it.
+    """
+
+    event: ClassVar[str] = "downstream_unreachable"
+
+
+class UnprovenError(UnreachableError):
+    """A downstream server answered, and not to the question whether it relays for strangers."""
+
+    event = "relay_probe_unanswered"
 
 
 class IdentityError(DownstreamError):

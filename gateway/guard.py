@@ -4,7 +4,8 @@ A server that trusts our address passes on whatever comes from us. Where others 
 can reach our listener, mail flows only after the downstream has refused a foreign recipient to a
 foreign client, handed on as real clients are (RFC 5321 section 7.9; SMTPD_ACCESS_README).
 
-Fails with `UnreachableError` if the downstream cannot be asked, or does not come to the question.
+Fails with `UnreachableError` if the downstream cannot be asked; `UnprovenError` if it does not come
+to the question.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from enum import Enum
 
 from gateway.core.handover import Client
 from gateway.core.reply import Reply, enhanced_of
-from gateway.errors import LostError, UnreachableError
+from gateway.errors import LostError, UnprovenError, UnreachableError
 from gateway.ports import Downstream, OpenDownstream
 
 # RFC 5737 section 3: an address for documentation belongs to nobody, and to nobody's network. With
@@ -59,21 +60,22 @@ async def probe(open_downstream: OpenDownstream, recipient: str) -> Standing:
         `SAFE` or `OPEN`.
 
     Raises:
-        UnreachableError: it could not be asked, or its answer was about something else.
+        UnprovenError: its answer was about something else.
+        UnreachableError: it could not be asked.
         IdentityError: the stranger's identity could not be handed on.
     """
     downstream = await open_downstream(_STRANGER)
     try:
         said = await _answer(downstream, b"MAIL FROM:<>\r\n")
         if not said.is_accepted:
-            raise UnreachableError(f"the open-relay probe was turned away: {said.text}")
+            raise UnprovenError(f"the open-relay probe was turned away: {said.text}")
         said = await _answer(downstream, b"RCPT TO:<%b>\r\n" % recipient.encode("ascii"))
     finally:
         await downstream.close(politely=True)
     if said.is_accepted:
         return Standing.OPEN
     if not _is_about_relaying(said):
-        raise UnreachableError(
+        raise UnprovenError(
             f"the open-relay probe proves nothing: {said.text}; set downstream.relay_probe to an"
             " address in a foreign domain that exists"
         )
@@ -104,6 +106,7 @@ async def probe_each(openers: Sequence[OpenDownstream], recipient: str) -> Proof
         `OPEN` if any is; `SAFE` if all that can be asked are.
 
     Raises:
+        UnprovenError: none answered the question, and one could be asked.
         UnreachableError: none could be asked.
         IdentityError: the stranger's identity could not be handed on.
     """
@@ -113,7 +116,7 @@ async def probe_each(openers: Sequence[OpenDownstream], recipient: str) -> Proof
         try:
             standings[index] = await probe(open_downstream, recipient)
         except UnreachableError as error:
-            failure = error
+            failure = failure if isinstance(failure, UnprovenError) else error
     if not standings:
         raise failure
     whole = Standing.OPEN if Standing.OPEN in standings.values() else Standing.SAFE
@@ -124,5 +127,5 @@ async def _answer(downstream: Downstream, command: bytes) -> Reply:
     try:
         (said,) = await downstream.exchange([command])
     except LostError as error:
-        raise UnreachableError(f"the open-relay probe was cut off: {error}") from error
+        raise UnprovenError(f"the open-relay probe was cut off: {error}") from error
     return said

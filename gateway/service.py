@@ -25,7 +25,7 @@ from gateway.edge.journal import LogJournal
 from gateway.edge.log import Log
 from gateway.edge.metrics import Metrics
 from gateway.edge.metrics_exposition import Totals, exposition, merged
-from gateway.errors import ConfigError, DownstreamError, IdentityError, RelayOpenError
+from gateway.errors import ConfigError, IdentityError, RelayOpenError, UnreachableError
 from gateway.faces.http import HttpFace, HttpSettings, Sources
 from gateway.faces.http_guard import Access
 from gateway.guard import Proof, Standing, probe_each
@@ -181,8 +181,8 @@ class Service:
         except IdentityError as error:
             self._journal.complain("identity_not_handed_over", str(error))
             return Proof(Standing.UNPROVEN)
-        except DownstreamError as error:
-            self._journal.complain("downstream_unreachable", str(error))
+        except UnreachableError as error:
+            self._journal.complain(error.event, str(error))
             return Proof(Standing.UNPROVEN)
         self._metrics.relay_probe_failed(proof.standing is Standing.OPEN)
         if proof.standing is Standing.OPEN:

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.handover import Client
 from gateway.core.reply import Reply, reply
-from gateway.errors import LostError, UnreachableError
+from gateway.errors import LostError, UnprovenError, UnreachableError
 from gateway.guard import Proof, Standing, probe, probe_each
 from gateway.ports import Downstream, OpenDownstream
 
@@ -97,7 +97,7 @@ async def test_who_does_not_come_to_the_question_proves_nothing(
 ) -> None:
     """P5: a server that is merely busy must not pass for one that refuses strangers."""
     server = _Server(*answers)
-    with pytest.raises(UnreachableError):
+    with pytest.raises(UnprovenError):
         await probe(_opens(server), "a@b.invalid")
     assert server.is_closed
 
@@ -117,5 +117,14 @@ async def test_each_server_is_asked() -> None:
     assert await probe_each([_safe(), _open()], who) == Proof(Standing.OPEN, (0,))
     assert await probe_each([_down, _open()], who) == Proof(Standing.OPEN)
     assert await probe_each([_down, _safe()], who) == Proof(Standing.SAFE, (1,))
-    with pytest.raises(UnreachableError):
+    with pytest.raises(UnreachableError) as failure:
         await probe_each([_down, _down], "a@b.invalid")
+    assert not isinstance(failure.value, UnprovenError)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_who_is_away_does_not_hide_who_does_not_answer(is_first: bool) -> None:
+    """What is away comes back; what does not answer the question needs another question."""
+    vague = _opens(_Server(_OK, reply(450, "4.1.2", "Domain not found")))
+    with pytest.raises(UnprovenError, match="Domain not found"):
+        await probe_each([vague, _down] if is_first else [_down, vague], "a@b.invalid")

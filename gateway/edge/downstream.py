@@ -18,7 +18,7 @@ from gateway.core.capability import NOTHING, Capabilities
 from gateway.core.handover import Client
 from gateway.edge.downstream_session import DownstreamSession, ServerAddress, SessionSettings
 from gateway.edge.downstream_wire import DownstreamWire
-from gateway.errors import DownstreamError, IdentityError, UnreachableError
+from gateway.errors import DownstreamError, IdentityError, UnprovenError, UnreachableError
 from gateway.ports import Observe, OpenDownstream
 
 _FIRST_BACKOFF_S = 1.0
@@ -74,6 +74,7 @@ class DownstreamConnector:
         """Open a session in the name of a client.
 
         Raises:
+            UnprovenError: no server may be used, and one did not answer the probe.
             UnreachableError: no server took a session.
             IdentityError: a server did not take over the client's identity.
         """
@@ -99,6 +100,7 @@ class DownstreamConnector:
     async def _first(self, client: Client | None) -> DownstreamSession:
         """Return a session with the first server that takes one."""
         reasons = []
+        kind = UnreachableError
         now = time.monotonic()
         in_order = sorted(self._health, key=lambda server: self._health[server].shunned_until > now)
         for server in in_order:
@@ -112,6 +114,8 @@ class DownstreamConnector:
             except UnreachableError as error:
                 self._shun(server)
                 reasons.append(str(error))
+                if isinstance(error, UnprovenError):
+                    kind = UnprovenError  # it will not pass by itself
             else:
                 self._health[server] = _Health()
                 self._on_health(True)
@@ -119,7 +123,7 @@ class DownstreamConnector:
                     self.capabilities = session.announced
                 return session
         self._on_health(False)
-        raise UnreachableError("; ".join(reasons))
+        raise kind("; ".join(reasons))
 
     async def _connect(self, server: ServerAddress, client: Client | None) -> DownstreamSession:
         """Connect, greet, begin TLS, hand over the identity: in this order.

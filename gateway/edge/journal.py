@@ -30,9 +30,8 @@ _MAX_EVENTS = 100
 
 REMEDIES = MappingProxyType(
     {
-        "downstream_unreachable": "Is the downstream running, and does its answer to the relay "
-        "probe tell whether it relays? `mailonce doctor` tries each of downstream.servers; clients "
-        "get 451 and try again until then.",
+        "downstream_unreachable": "Is the downstream running? `mailonce doctor` tries each of "
+        "downstream.servers; clients get 451 and try again until then.",
         "downstream_lost": "See the downstream's log at this time: it closed the connection or let "
         "a time-out of [downstream] pass. The client tries again.",
         "identity_not_handed_over": "The downstream does not take over who the client is: allow "
@@ -40,6 +39,9 @@ REMEDIES = MappingProxyType(
         "Until then no mail is passed on, so that it does not become an open relay.",
         "relay_probe_failed": "The downstream takes mail for foreign domains from strangers: take "
         "our address out of its mynetworks. New sessions get 421 until it refuses the probe.",
+        "relay_probe_unanswered": "The downstream did not say whether it relays for strangers, and "
+        "clients get 451 until it does: set downstream.relay_probe to an address in a foreign "
+        "domain that exists, and let the probe's client (192.0.2.1) come as far as RCPT.",
         "store_unavailable": "Is the tracking list running? Mail flows, unchecked or tempfailed as "
         "store.on_failure says. `mailonce doctor` asks it.",
         "store_recovered": "Nothing to do: the tracking list answers again.",

@@ -14,7 +14,13 @@ from gateway.core.capability import NOTHING
 from gateway.core.handover import Client, HandOver
 from gateway.edge.downstream import DownstreamConnector
 from gateway.edge.downstream_session import DownstreamSession, ServerAddress, SessionSettings
-from gateway.errors import DownstreamError, IdentityError, LostError, UnreachableError
+from gateway.errors import (
+    DownstreamError,
+    IdentityError,
+    LostError,
+    UnprovenError,
+    UnreachableError,
+)
 from gateway.ports import OpenDownstream
 from tests.support.certificate import Pair, make_certificate
 from tests.support.process import free_port, temporary_folder
@@ -164,6 +170,19 @@ async def test_each_server_is_vetted_before_its_first_session(sinks: list[Sink])
     world.forbids = None
     await world.open(CLIENT)
     assert world.vetted == 4
+
+
+@pytest.mark.parametrize("away", [0, 1])
+async def test_who_is_away_does_not_hide_who_did_not_answer_the_probe(
+    sinks: list[Sink], away: int
+) -> None:
+    world = _World(*map(_tcp, sinks[:2]))
+    world.forbids = UnprovenError("the probe proves nothing")
+    sinks[away].refuse()
+    with pytest.raises(UnprovenError) as failure:
+        await world.open(CLIENT)
+    assert str(sinks[away].port) in str(failure.value)
+    assert "proves nothing" in str(failure.value)
 
 
 async def test_looking_at_the_capabilities_needs_no_vetting(sinks: list[Sink]) -> None:

@@ -251,6 +251,30 @@ def _before_an_open_relay(sink: Sink, port: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"450 4.1.2 Domain not found", id="no-such-domain"),
+        pytest.param(b"451 4.3.0 Try again later", id="out-of-order"),
+    ],
+)
+def test_p5_a_probe_that_proves_nothing_is_called_so(answer: bytes) -> None:
+    """P5, P7: the downstream is there; what helps is another probe, not a look whether it runs."""
+    with Sink() as sink:
+        sink.answer("RCPT", answer + b"\r\n", always=True)
+        port = free_port()
+        with running_gateway(_before_an_open_relay(sink, port), until="alive") as gateway:
+            at_start = gateway.wait_for_log('"event":"relay_probe_unanswered".*')
+            assert answer.decode() in at_start[0]
+            with Client(port) as client:
+                client.greet()
+                assert client.command("MAIL FROM:<a@sender.test>").wire == UNREACHABLE
+            gateway.wait_for_log('(?s)("event":"relay_probe_unanswered".*){2}')
+            said = gateway.log_lines(event="relay_probe_unanswered")
+            assert all("downstream.relay_probe" in line["remedy"] for line in said)
+            assert not gateway.log_lines(event="downstream_unreachable")
+
+
 def test_one_that_comes_later_and_relays_gets_nothing() -> None:
     with Sink() as sink:
         sink.refuse()
