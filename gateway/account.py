@@ -49,7 +49,7 @@ def completed(
         passage: of the message.
         screened: as it was decided over.
         end: what it came to.
-        identity: canonical, given or derived id; ``b""`` if none.
+        identity: see `Report`.
         is_id_added: whether a Message-ID was prepended.
     """
     # By position: names cost every message half a microsecond more.

@@ -65,7 +65,8 @@ class Report:
         reverse_path: ``b""`` for the null reverse-path.
         outcomes: one per recipient.
         summary: over the whole message.
-        identity: canonical id, or the one derived from the content; ``b""`` if none.
+        identity: canonical Message-ID, or the one that is generated where it has none; ``b""`` if
+            there is neither.
         form: of the Message-ID; None if the header section never came.
         is_id_added: whether a Message-ID was prepended.
         size_octets: content as received, in wire form.
@@ -94,7 +95,7 @@ class Entry:
 
     Attributes:
         at_s: Unix time.
-        message_id: canonical or derived identity.
+        message_id: `Report.identity` as text.
         form: of the Message-ID.
         recipient: forward-path.
         reverse_path: ``""`` for the null reverse-path.

@@ -22,6 +22,7 @@ from gateway.core.fingerprint import DIGEST_OCTETS
 from gateway.core.policy import Action, Decision, summary
 from gateway.core.reply import Reply
 from gateway.core.report import Report, entries
+from gateway.core.tag import generated_id
 from gateway.core.value import value
 from gateway.desk import Desk
 from gateway.faces import milter_wire as wire
@@ -76,11 +77,12 @@ async def judge(desk: Desk, letter: Letter, *, has_leading_space: bool) -> Judge
     try:
         screened = await _screened(desk, letter)
         decisions = desk.screening.decide(screened)
-        amendment = _amended(desk, letter, screened, decisions)
+        digest = _digest(letter)
+        amendment = _amended(desk, letter, screened, decisions, digest)
         end = _concluded(letter, amendment, decisions)
         return Judgement(
             answer=_answer(letter, amendment, end, has_leading_space=has_leading_space),
-            report=_report(letter, screened, end, amendment),
+            report=_report(desk, letter, screened, end, amendment, digest),
             _desk=desk,
             _screened=screened,
             _decisions=decisions,
@@ -103,18 +105,28 @@ async def _screened(desk: Desk, letter: Letter) -> Screened:
     return screened
 
 
+def _digest(letter: Letter) -> bytes:
+    """Return what a generated Message-ID is made of: the same for each copy, if there is a Date."""
+    if letter.examination.date is not None:
+        return letter.fingerprint
+    return secrets.token_bytes(DIGEST_OCTETS)
+
+
 def _amended(
-    desk: Desk, letter: Letter, screened: Screened, decisions: tuple[Decision, ...]
+    desk: Desk,
+    letter: Letter,
+    screened: Screened,
+    decisions: tuple[Decision, ...],
+    digest: bytes,
 ) -> Amendment | None:
     """Return what shall be done to the message, or None if it is deferred."""
     if Action.DEFERRED in [decision.action for decision in decisions]:
         return None
-    has_date = letter.examination.date is not None
     return amend(
         letter.examination,
         decisions,
         [candidate.sighting for candidate in screened.candidates],
-        letter.fingerprint if has_date else secrets.token_bytes(DIGEST_OCTETS),
+        digest,
         desk.settings.edition,
     )
 
@@ -154,8 +166,18 @@ def _answer(
 
 
 def _report(
-    letter: Letter, screened: Screened, end: Conclusion, amendment: Amendment | None
+    desk: Desk,
+    letter: Letter,
+    screened: Screened,
+    end: Conclusion,
+    amendment: Amendment | None,
+    digest: bytes,
 ) -> Report:
+    examination = letter.examination
+    # Under this name `trace` finds it, and not under what identifies it in the tracking list.
+    identity = examination.message_id.canonical or generated_id(
+        examination, digest, desk.settings.edition.id_domain
+    )
     now_s = time.monotonic()
     return Report(
         at_s=time.time(),
@@ -163,8 +185,8 @@ def _report(
         reverse_path=letter.envelope.reverse_path,
         outcomes=outcomes(screened, end),
         summary=summary(end.decisions),
-        identity=b"" if screened.identity is None else screened.identity.value,
-        form=letter.examination.message_id.form,
+        identity=identity,
+        form=examination.message_id.form,
         is_id_added=amendment is not None and amendment.is_id_added,
         size_octets=letter.size_octets,
         reply=end.reply,

@@ -387,6 +387,21 @@ async def test_missing_id_is_added_below_the_tag(open_rig: _Open) -> None:
     assert second.inserted[1:] == first.inserted
 
 
+@pytest.mark.parametrize("message", [NO_ID, MESSAGE], ids=["given an id", "with an id"])
+@pytest.mark.parametrize("recipients", [1, 0], ids=["checked", "unchecked"])
+async def test_p7_journal_knows_a_message_by_the_id_that_it_has_or_is_given(
+    open_rig: _Open, message: bytes, recipients: int
+) -> None:
+    """What a postmaster pastes into `trace` is the Message-ID that the mailbox shows."""
+    limits = MilterSettings(recipients=1 + recipients)
+    rig = await open_rig(settings=limits)
+    async with await rig.peer() as peer:
+        answer = await peer.deliver(message, [BOB, CAROL])
+        await rig.until(lambda: rig.recorder.reports)
+    shown = next((f for f in answer.inserted if f.startswith(b"Message-ID")), b"<1@example.org>")
+    assert b"<%b>" % rig.recorder.reports[0].identity in shown
+
+
 async def test_forged_fields_go_from_the_last_to_the_first(open_rig: _Open) -> None:
     rig = await open_rig()
     forged = b"X-Mailonce: duplicate\r\nx-mailonce: collision\r\n" + MESSAGE
