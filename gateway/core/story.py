@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 
-from gateway.core.answer import REFUSED_CONTENT
+from gateway.core.answer import IN_FLIGHT, LOST, NO_ROOM, REFUSED_CONTENT, UNCHECKED
 from gateway.core.message_id import canonical_of
 from gateway.core.policy import Action, Sighting
 from gateway.core.report import Entry
@@ -154,16 +154,22 @@ def holding_json(holding: Holding) -> Mapping[str, object]:
 
 
 def explanation(entry: Entry) -> str:
-    """Say in one sentence or two why a copy was taken for what it was, and what became of it."""
+    """Say in one sentence why a copy was taken for what it was, and what became of it, by whom.
+
+    The reply itself is not in it: whoever shows an entry shows that, too, and escapes it.
+    """
     if entry.action == Action.REJECTED and entry.reply in _OUR_REFUSALS:
         # Whatever the verdict was by then: it has nothing to do with this end.
         return f"We refused its content: {entry.reply}."
     why = _WHY.get(entry.verdict, "The verdict was {verdict}").format(verdict=entry.verdict)
     what = _WHAT.get(entry.action, "it was {action}").format(action=entry.action)
+    if entry.action == Action.DEFERRED and entry.reply in _OUR_DEFERRALS:
+        what = _WE_DEFER
     return f"{why}; {what}."
 
 
 _OUR_REFUSALS = frozenset([reply.text for reply in REFUSED_CONTENT.values()])
+_OUR_DEFERRALS = frozenset([reply.text for reply in (IN_FLIGHT, UNCHECKED, LOST, NO_ROOM)])
 _WHY = {
     "new": "Not seen before for this recipient",
     "duplicate": "This recipient had this message already",
@@ -178,9 +184,10 @@ _WHAT = {
     "tagged": "passed on with an X-Mailonce field",
     "dropped": "not passed on, and the sender was told that it is a duplicate",
     "observed": "passed on without a mark, since the policy only observes",
-    "rejected": "refused for good",
-    "deferred": "put off: the sender was told to try again",
+    "rejected": "the downstream refused it for good",
+    "deferred": "the downstream put it off, and the sender was told to try again",
 }
+_WE_DEFER = "we put it off: the sender was told to try again"
 _RECIPIENT_END = 2 * (MESSAGE_OCTETS + RECIPIENT_OCTETS)  # hexadecimal digits
 
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core import answer
 from gateway.core.answer import REFUSED_CONTENT
 from gateway.core.policy import IN_FLIGHT, Action, Sight, Sighting, Verdict, examine
+from gateway.core.reply import Reply, reply
 from gateway.core.report import Entry, Keep, entries
 from gateway.core.story import Origin, as_json, explanation, identities_of, story
 from gateway.core.tag import generated_id
@@ -142,6 +144,41 @@ def test_content_that_we_refused_is_not_said_to_be_unchecked(kind: str) -> None:
     assert "could not be checked" in explanation(entry), "the downstream's refusal is another thing"
     refused = explanation(replace(entry, reply=REFUSED_CONTENT[kind].text))
     assert refused == f"We refused its content: {REFUSED_CONTENT[kind].text}."
+
+
+_THEIRS_5 = reply(550, "5.7.1", "No")
+_THEIRS_4 = reply(452, "4.2.2", "Mailbox full")
+WHO = [
+    (Verdict.UNCHECKED, Action.REJECTED, _THEIRS_5, "the downstream refused it", "unchecked, 5xx"),
+    (Verdict.UNCHECKED, Action.DEFERRED, _THEIRS_4, "the downstream put it off", "unchecked, 4xx"),
+    (Verdict.NEW, Action.REJECTED, _THEIRS_5, "the downstream refused it", "new, 5xx"),
+    (Verdict.DUPLICATE, Action.DEFERRED, _THEIRS_4, "the downstream put it off", "a copy, 4xx"),
+    (
+        Verdict.UNCHECKED,
+        Action.DEFERRED,
+        answer.UNCHECKED,
+        "we put it off",
+        "the list is down: tempfail",
+    ),
+    (
+        Verdict.IN_FLIGHT,
+        Action.DEFERRED,
+        answer.IN_FLIGHT,
+        "we put it off",
+        "another one is under way",
+    ),
+    (Verdict.NEW, Action.DEFERRED, answer.LOST, "we put it off", "no reply came"),
+    (Verdict.DUPLICATE, Action.DEFERRED, answer.NO_ROOM, "we put it off", "our disk is full"),
+]
+
+
+@pytest.mark.parametrize(("verdict", "action", "said", "who", "reason"), WHO)
+def test_it_is_said_who_refused_or_put_it_off(
+    verdict: Verdict, action: Action, said: Reply, who: str, reason: str
+) -> None:
+    """That it could not be checked is not why the downstream did not want it."""
+    (entry,) = entries(report_of(outcome_of(verdict, action, reply=said)), Keep.ALL)
+    assert who in explanation(entry), reason
 
 
 def test_decision_of_another_version_is_explained_by_its_words() -> None:
