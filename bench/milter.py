@@ -221,7 +221,7 @@ def _mailonce(folder: Path, store: str) -> Iterator[tuple[int, Callable[[], list
         f'smtp = ["127.0.0.1:{free_port()}"]\nmilter = ["127.0.0.1:{port}"]\n'
         f'http = "127.0.0.1:{free_port()}"\n[downstream]\n'
         f'servers = ["smtp://127.0.0.1:{free_port()}"]\nidentity = "none"\n'
-        f'[store]\nurl = "{store}"\n[log]\nformat = "logfmt"\n'
+        f'[store]\nurl = "{store}"\n'
     )
     command: list[str | Path] = [sys.executable, "-m", "gateway", "serve", "--config", config]
     child = start(command, folder / f"{name}.log", cwd=_ROOT)
