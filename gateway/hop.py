@@ -1,7 +1,8 @@
-"""One client's session with the downstream, and where its transaction stands.
+"""The state of one client's transaction with the downstream (RFC 5321 section 3.3).
 
-Knows when an RSET is due, when content has begun, and how one edition of a message is sent: this is
-the only module that speaks SMTP towards the downstream. What to send is the business of `relay`.
+Knows when an RSET is due, when content has begun, and in which commands an edition of a message is
+sent. What is sent to whom is decided by `relay` and `plan`; how a session is opened, and how octets
+travel, is the business of the adapter behind `ports.Downstream`.
 
 Fails with `LostError` if the session breaks; then it is over, and the next MAIL opens another one.
 """
@@ -60,7 +61,7 @@ class Transaction:
 
 
 def transaction_of(mail: Command, accepted: Sequence[Command]) -> Transaction:
-    """Seat the accepted recipients; one that was named twice sits once (design: one recipient)."""
+    """Return the transaction; a recipient that was named twice is one recipient."""
     if len(accepted) == 1:
         return Transaction(mail, (accepted[0],), (0,))
     index_of: dict[bytes, int] = {}
@@ -75,7 +76,7 @@ def transaction_of(mail: Command, accepted: Sequence[Command]) -> Transaction:
 
 
 class Hop:
-    """A downstream session and its state; ours alone."""
+    """A session with the downstream, for one client's mail alone."""
 
     __slots__ = ("_downstream", "_is_content_begun", "_is_reset_due")
 
@@ -96,7 +97,7 @@ class Hop:
         return self._downstream.is_per_recipient
 
     def leave_open(self) -> None:
-        """Note that the transaction has served: an RSET goes out with whatever comes next."""
+        """Note that we are done with the open transaction: an RSET precedes the next command."""
         self._is_reset_due = True
 
     def ask(self, lines: Sequence[bytes]) -> Awaitable[Sequence[Reply]]:

@@ -1,12 +1,13 @@
 """One client's transactions: the downstream's replies and the screening, in the order of time.
 
-This is the one place that knows the order of steps. `Relay.message` reads from top to bottom:
-header section, claim, then either straight through (the common case: nothing is held) or held back
-until the content can be compared; conclude; tell the client; settle. A message is never ours: the
-client is told what the downstream said, and what the downstream did not accept is released, so that
-a retry is welcome.
+This is the one place that knows the order of the steps. `Relay.message` reads from top to bottom:
+header section; claim; then either straight through (the common case: nothing is held) or held back
+until the content can be compared; conclude; tell the client; settle. We never take custody of a
+message: the client is told what the downstream said, and what the downstream did not accept is
+released, so that a retry passes.
 
-Fails with `ClientError` if the client breaks off, after everything was undone.
+Fails with `ClientError` if the client breaks off, after everything was undone. A failure of the
+downstream is a reply, one of the tracking list no failure at all (see `screening`).
 """
 
 from __future__ import annotations
@@ -46,7 +47,16 @@ Tell = Callable[[Reply], None]
 
 @value
 class _Arrival:
-    """One message on its way through `Relay.message`: what does not change from step to step."""
+    """One message in `Relay.message`: what stays the same from its first step to its last.
+
+    Attributes:
+        desk: in force when the message began; a reload does not change it.
+        transaction: commands that the downstream has accepted.
+        envelope: the same as values.
+        content: from the client.
+        started_s: monotonic time of the 354.
+        downstream_waited_s: how long the session had waited for the downstream by then.
+    """
 
     desk: Desk
     transaction: Transaction
@@ -57,7 +67,7 @@ class _Arrival:
 
 
 class Relay:
-    """The way of one client's mail to the downstream."""
+    """Passes one client's mail on to the downstream."""
 
     def __init__(self, current_desk: Callable[[], Desk]) -> None:
         """Open nothing yet.
@@ -81,7 +91,7 @@ class Relay:
 
     @property
     def is_transaction_lost(self) -> bool:
-        """Say whether a transaction broke that the client has not given up yet."""
+        """Say whether a transaction broke that the client still believes to be open."""
         return self._is_transaction_lost
 
     @property
@@ -103,8 +113,8 @@ class Relay:
     async def exchange(self, commands: Sequence[Command]) -> Sequence[Reply]:
         """Pass MAIL and RCPT commands on and return the replies to them, in order.
 
-        The downstream is connected at the first MAIL. Where it cannot be, the replies are ours; so
-        are those to commands that make no sense here.
+        The first MAIL opens the downstream session. Where it cannot be opened, or breaks, the
+        replies are ours.
         """
         self._is_transaction_lost = False
         is_fresh = self._hop is None
@@ -184,14 +194,20 @@ class Relay:
             plan = None
             if screened is not None and not screened.needs_content:
                 plan = self._plan(arrival, head, screened, b"")
+            # Content that goes out more than once, or not at all, has to be read first.
             if plan is not None and len(plan.editions) == 1:
                 replies = await self._deliver(arrival, plan, body)
                 await content.discard()
             else:
                 with Spool() as spool:
                     await self._fill(arrival, spool, body, screened)
-                    screened = await self._resolved(arrival, screened, examination, body)
-                    plan = self._plan(arrival, head, screened, body.fingerprint())
+                    fingerprint = body.fingerprint()
+                    if screened is None:
+                        screened = await arrival.desk.screening.claim(
+                            examination, arrival.envelope, fingerprint
+                        )
+                    screened = await arrival.desk.screening.resolve(screened, fingerprint)
+                    plan = self._plan(arrival, head, screened, fingerprint)
                     replies = await self._deliver(arrival, plan, spool)
         except BaseException as error:
             await self._undo(arrival, screened)
@@ -223,7 +239,7 @@ class Relay:
     async def _claimed(
         self, arrival: _Arrival, head: Head, examination: Examination
     ) -> Screened | None:
-        """Ask the tracking list, unless only the content can tell what message this is."""
+        """Ask the tracking list; None if it takes the content to tell what message this is."""
         screening = arrival.desk.screening
         self._renew_at = arrival.started_s + arrival.desk.settings.lease_s / _RENEWALS_PER_LEASE
         if not head.is_complete:
@@ -239,20 +255,6 @@ class Relay:
         while block := await body.read():
             spool.write(block)
             await self._keep_claims(arrival, screened)
-
-    async def _resolved(
-        self,
-        arrival: _Arrival,
-        screened: Screened | None,
-        examination: Examination,
-        body: Body,
-    ) -> Screened:
-        """Ask what could not be asked before the content was known."""
-        fingerprint = body.fingerprint()
-        screening = arrival.desk.screening
-        if screened is None:
-            screened = await screening.claim(examination, arrival.envelope, fingerprint)
-        return await screening.resolve(screened, fingerprint)
 
     def _plan(self, arrival: _Arrival, head: Head, screened: Screened, fingerprint: bytes) -> Plan:
         """Decide, and compose what leaves; see `plan_of`."""
@@ -293,7 +295,7 @@ class Relay:
     async def _settle(
         self, arrival: _Arrival, plan: Plan, end: Conclusion, report: Report, fingerprint: bytes
     ) -> None:
-        """Tell the list what it came to: confirmed is what the downstream accepted."""
+        """Tell the tracking list the outcome: only what the downstream accepted is confirmed."""
         await arrival.desk.screening.settle(
             plan.screened,
             plan.decisions,
@@ -320,7 +322,7 @@ class Relay:
         screened: Screened | None,
         error: ContentRefusedError,
     ) -> None:
-        """Put on record that we refused the content, as far as it was known."""
+        """Report a message whose content we refused, as far as it had come."""
         decisions = arrival.desk.screening.decide(screened) if screened else None
         passage = self._passage(arrival)
         arrival.desk.journal.record(refused(passage, examination, decisions, error))
@@ -328,7 +330,7 @@ class Relay:
     async def _keep_claims(self, arrival: _Arrival, screened: Screened | None) -> None:
         """Renew the lease of our claims when a quarter of it is over.
 
-        So what is left of it when the dot goes out is longer than the wait for the final reply.
+        What is left when the dot goes out must be longer than the wait for the final reply.
         """
         now = time.monotonic()
         if now > self._renew_at and screened is not None:
@@ -336,7 +338,7 @@ class Relay:
             await arrival.desk.screening.renew(screened)
 
     async def _connect(self) -> Reply | None:
-        """Open the downstream session; return why not, if not."""
+        """Open the downstream session; return the reply that says why there is none, or None."""
         desk = self._current_desk()
         try:
             self._hop = Hop(await desk.open_downstream(self._client))
@@ -372,18 +374,18 @@ class Relay:
         return self._past_waited_s + (0.0 if self._hop is None else self._hop.waited_s)
 
     def _lost(self, error: LostError) -> None:
-        """Complain of a session that broke, and have none any more."""
+        """Log that the session broke, and forget it."""
         self._current_desk().journal.complain("downstream_lost", str(error))
         self._drop_hop()
 
     def _drop_hop(self) -> None:
-        """Have no session any more, and so no transaction."""
+        """Forget the session, and the transaction with it."""
         self._past_waited_s = self._downstream_waited_s
         self._hop = None
         self._mail, self._accepted = None, []
 
     def _passage(self, arrival: _Arrival) -> Passage:
-        """Return how a message got to its end, which is now."""
+        """Return the facts of a message for its report; its end is now."""
         duration_s = time.monotonic() - arrival.started_s
         waited_s = self._downstream_waited_s - arrival.downstream_waited_s
         return Passage(

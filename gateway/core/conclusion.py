@@ -40,7 +40,7 @@ class Conclusion:
 def conclude(
     decisions: Sequence[Decision], replies: Mapping[int, Reply], *, is_per_recipient: bool
 ) -> Conclusion:
-    """Draw the sum.
+    """Turn the downstream's replies into one for the client, and an end for each recipient.
 
     Args:
         decisions: one per recipient, as the policy had it.
