@@ -1,6 +1,6 @@
 """The account of one transaction: from the steps it went through to the `Report` of its end.
 
-Puts together what is known and decides nothing. Fails never.
+Puts together what is known and decides nothing. Never fails.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One recipient's copy between the steps of the screening, and what the list shall remember of it.
 
-Values and what follows from them: nothing here waits or asks. Fails never.
+Values and what follows from them: nothing here waits or asks. Never fails.
 """
 
 from __future__ import annotations

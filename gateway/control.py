@@ -49,8 +49,8 @@ class Reload:
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
-    """To a worker: the open-relay guard has asked again."""
+class Probed:
+    """To a worker: what the open-relay guard has found, now that it has asked again."""
 
     proof: Proof
 
@@ -65,7 +65,7 @@ class Ready:
     """To the supervisor: sessions are let in from now on."""
 
 
-Message = Begin | Reload | Stand | Stop | Ready
+Message = Begin | Reload | Probed | Stop | Ready
 
 
 async def receive(reader: asyncio.StreamReader) -> Message | None:

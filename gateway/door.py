@@ -1,10 +1,10 @@
-"""The way in through a listening socket that several workers share.
+"""Accepting connections on a listening socket that several workers share.
 
-A server of the event loop takes all connections that wait whenever it is woken: of twenty that came
-at once, one of two workers got fourteen to twenty, while the other's core lay idle. A door lets one
-in each turn of the loop, and the emptier worker goes first.
+The event loop's own server accepts all waiting connections whenever it is woken: of twenty that
+came at once, one of two workers got fourteen to twenty, while the other's core was idle. A door
+accepts one connection in each turn of the loop, and lets a worker with fewer sessions go first.
 
-Fails never: a connection that is gone before it is let in is nobody's, and without descriptors to
+Never fails: a connection that is gone before it is accepted is nobody's, and without descriptors to
 spare the door stays shut for a moment.
 """
 

@@ -1,6 +1,6 @@
 """What shall be done with a message, before it is done: who gets which form of it.
 
-Draws the conclusions from what the screening found and the policy decided. Fails never.
+Draws the conclusions from what the screening found and the policy decided. Never fails.
 """
 
 from __future__ import annotations

@@ -209,10 +209,10 @@ class Service:
             if is_back and self._lookout.standing is Standing.UNPROVEN:
                 period_s = 0.0
             if time.monotonic() - probed_s >= period_s and wiring.needs_relay_probe(self._config):
-                await self._stand()
+                await self._probe_again()
                 probed_s = time.monotonic()
 
-    async def _stand(self) -> None:
+    async def _probe_again(self) -> None:
         """Ask the guard and tell everybody; a downstream that is away proves nothing new."""
         asked = self._connector
         proof = await self._probe()
@@ -224,7 +224,7 @@ class Service:
         """Tell everybody what is known of the downstream."""
         self._lookout.standing = proof.standing
         if self._supervisor is not None:
-            self._supervisor.stand(proof)
+            self._supervisor.take_proof(proof)
 
     async def _watch(self) -> None:
         """Look after what changes by itself: certificates, the list, the downstream."""
@@ -267,7 +267,7 @@ class Service:
                 )
             self._log.logger.info("reloaded")
             if wiring.needs_relay_probe(config):
-                self._probing = asyncio.get_running_loop().create_task(self._stand())
+                self._probing = asyncio.get_running_loop().create_task(self._probe_again())
             else:
                 # As at a start: what a probe found that is not wanted any more holds nobody up.
                 self._metrics.relay_probe_failed(False)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gateway.config import Config
-from gateway.control import Begin, Message, Ready, Reload, Stand, Stop, receive, sent
+from gateway.control import Begin, Message, Probed, Ready, Reload, Stop, receive, sent
 from gateway.edge.census import clear
 from gateway.edge.journal import LogJournal
 from gateway.edge.metrics import Metrics
@@ -104,10 +104,10 @@ class Supervisor:
         self._config = config
         self._tell(Reload(config))
 
-    def stand(self, proof: Proof) -> None:
+    def take_proof(self, proof: Proof) -> None:
         """Tell all workers what the open-relay guard has found."""
         self._proof = proof
-        self._tell(Stand(proof))
+        self._tell(Probed(proof))
 
     async def stop(self) -> None:
         """Have all workers finish, and wait for that; one that does not is killed in the end."""
@@ -181,7 +181,7 @@ class Supervisor:
         if self._config is not config:
             writer.write(sent(Reload(self._config)))
         if self._proof is not proof:
-            writer.write(sent(Stand(self._proof)))
+            writer.write(sent(Probed(self._proof)))
         return True
 
     async def _spawned(self) -> tuple[asyncio.subprocess.Process, socket.socket]:

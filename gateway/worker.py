@@ -1,8 +1,11 @@
 """One worker process: an event loop with sessions, a tracking list and a downstream of its own.
 
-Started by `supervisor` with listening sockets, shared memory and a control channel, of which it
-learns the rest. It ends when it is told to, or when its supervisor is gone; what is under way is
-finished first, within bounds.
+Started by `supervisor`, which hands it the listening sockets, the shared memory and one end of a
+socket pair (`control`) over which it learns the rest. It ends when it is told to, or when its
+supervisor is gone; what is under way is finished first, within bounds.
+
+A configuration that cannot be used on reload is logged and changes nothing. Any other exception
+ends the process, and the supervisor replaces it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import uvloop
 
 from gateway import wiring
 from gateway.config import Config
-from gateway.control import Begin, Ready, Reload, Stand, Stop, receive, receive_first, sent
+from gateway.control import Begin, Probed, Ready, Reload, Stop, receive, receive_first, sent
 from gateway.core import answer
 from gateway.core.handover import Client, HandOver
 from gateway.desk import Desk
@@ -53,7 +56,7 @@ _CUT_S = 1.0
 
 
 class Worker:
-    """All that one worker consists of."""
+    """The parts of one worker, and how they start, reload and stop."""
 
     def __init__(
         self,
@@ -100,7 +103,7 @@ class Worker:
             meter=metrics,
             census=census,
         )
-        self.stand(proof)
+        self.take_proof(proof)
 
     async def start(
         self, smtp: Sequence[socket.socket], milter: Sequence[socket.socket] = ()
@@ -157,7 +160,7 @@ class Worker:
         """Log that something is wrong (`Journal`)."""
         self._journal.complain(event, reason)
 
-    def stand(self, proof: Proof) -> None:
+    def take_proof(self, proof: Proof) -> None:
         """Take over what the open-relay guard has found."""
         self._is_open_relay = proof.standing is Standing.OPEN
         self._reception.refusal = answer.NOT_PROVEN if self._is_open_relay else None
@@ -187,7 +190,7 @@ class Worker:
         return Desk(self._open, screening, self._journal, wiring.relay_settings_of(config))
 
     async def _open(self, client: Client) -> Downstream:
-        """Open a downstream session in the name of a client, by its own name where one is told."""
+        """Open a downstream session in a client's name; its host name is looked up if handed on."""
         if self._is_open_relay:
             raise RelayOpenError(_OPEN_RELAY)
         if self._config.downstream.identity in (HandOver.XCLIENT, HandOver.XFORWARD):
@@ -206,9 +209,9 @@ class Worker:
         return wiring.connector_of(config, self._metrics, vet)
 
     async def _probe_list(self) -> None:
-        """Notice soon that a list that failed is back, so that no message has to try it.
+        """Notice soon that a list that failed is back, and tell it what it missed.
 
-        Then it is told what it missed.
+        So no message has to wait for a list that may still be down.
         """
         while True:
             await asyncio.sleep(_LIST_RETRY_S)
@@ -278,8 +281,8 @@ async def _listen(reader: asyncio.StreamReader, worker: Worker, stopping: asynci
                     worker.reload(config)
                 except ConfigError as error:
                     worker.complain("configuration_unusable", "; ".join(error.problems))
-            case Stand(proof):
-                worker.stand(proof)
+            case Probed(proof):
+                worker.take_proof(proof)
             case Stop() | None:
                 stopping.set()
                 return

@@ -2,10 +2,10 @@
 
 aiosmtpd gives the protocol class, the names of verbs and hooks, and the PROXY parser. Its command
 loop, DATA, replies and time-outs are overridden, because they upper-case parameters, pass bare line
-feeds on, keep endless lines, answer errors with exception text and cost eight times the processor;
+feeds on, keep endless lines, answer errors with exception text and take eight times the CPU time;
 ``docs/adr/0002-what-is-left-of-aiosmtpd.md`` lists each. The verbs are in `smtp`.
 
-Fails never towards the event loop: a client's fault ends its own session with a reply, a fault of
+Never fails towards the event loop: a client's fault ends its own session with a reply, a fault of
 ours is answered with ``451 4.3.0``.
 """
 
@@ -43,7 +43,7 @@ Verb = Callable[[Any, bytes, bytes], Awaitable[None] | None]
 
 
 class SmtpConnection(SMTP):
-    """One client's connection, from its first octet to its last; what verbs mean is left open."""
+    """One client's connection, from its first octet to its last; subclasses supply the verbs."""
 
     verbs: ClassVar[Mapping[bytes, Verb]] = {}
 
@@ -110,7 +110,7 @@ class SmtpConnection(SMTP):
 
     # What the reception asks for.
 
-    def part(self, farewell: Reply) -> None:
+    def drain(self, farewell: Reply) -> None:
         """End as soon as no transaction is open (`Guest`)."""
         self._farewell = farewell
         if self._is_at_rest:
@@ -155,7 +155,7 @@ class SmtpConnection(SMTP):
                 return
             timeout_s = self._reception.settings.idle_timeout_s
             if self._output.is_full:
-                # 64 KiB of HELP would be five megabytes of replies, and nobody else's turn.
+                # 64 KiB of HELP would make five megabytes of replies before anybody else's turn.
                 self._output.flush()
                 await asyncio.sleep(0)
             if self._output.is_paused:
@@ -208,7 +208,7 @@ class SmtpConnection(SMTP):
         return not self._is_over
 
     def _obey(self, line: bytes) -> Awaitable[None] | None:
-        """Do what one command line says; what takes its time is returned, to be waited for."""
+        """Carry out one command line; return what has to be awaited, or None if it is done."""
         if not is_clean(line):
             return self._refuse_line(line)
         name, _, argument = line[:-2].partition(b" ")
@@ -284,8 +284,8 @@ class SmtpConnection(SMTP):
         if (transport := self.transport) is not None:
             transport.close()
             if transport.get_write_buffer_size():
-                # Closing waits for the client to read; one that never does would stay for ever, and
-                # count as nobody's session.
+                # Closing waits for the client to read. The connection of one that never does would
+                # stay for ever, counted nowhere.
                 self.loop.call_later(_LINGER_S, transport.abort)
         self._input.close()
         self._reception.leave(self, self._peer)

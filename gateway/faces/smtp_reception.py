@@ -1,6 +1,6 @@
-"""What the SMTP sessions of one worker share: who is let in, the settings in force, and the end.
+"""What the SMTP sessions of one worker share: who is let in, the settings in force, the drain.
 
-Fails never; a client that is not let in gets a reply that says why.
+Never fails; a client that is not let in gets a reply that says why.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class SmtpSettings:
 class Guest(Protocol):
     """A session, as the reception sees it."""
 
-    def part(self, farewell: Reply) -> None:
+    def drain(self, farewell: Reply) -> None:
         """End as soon as no transaction is open."""
 
     def cut(self, farewell: Reply) -> None:
@@ -126,7 +126,7 @@ class Reception:
         """Let nobody in any more, and ask those within to leave when their transaction is over."""
         self.is_stopping = True
         for guest in tuple(self._guests):
-            guest.part(answer.STOPPING)
+            guest.drain(answer.STOPPING)
 
     def cut(self) -> None:
         """Show everybody out."""
