@@ -35,7 +35,6 @@ _TESTED_ELSEWHERE = {
     "edge.downstream": (_DIALOGUES, "its replies are what a client sees"),
     "edge.downstream_session": (_DIALOGUES, "its replies are what a client sees"),
     "edge.downstream_wire": (_DIALOGUES, "its replies are what a client sees"),
-    "edge.maildir": (_MATRIX, "a downstream like any other"),
     "edge.redis_batch": ("tests/edge/test_tracking_redis.py", "a part of it"),
     "edge.redis_cluster": ("tests/edge/test_tracking_redis_ha.py", "needs a cluster"),
     "edge.redis_inspection": ("tests/test_doctor.py", "asks what doctor tells"),

@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -109,7 +110,10 @@ class MaildirSession:
 
     async def exchange(self, commands: Sequence[bytes]) -> Sequence[Reply]:
         """Answer commands as a server would (`Downstream`)."""
-        return [self._answer(command) for command in commands]
+        try:
+            return [self._answer(command) for command in commands]
+        except OSError as error:
+            raise LostError(str(error)) from error
 
     async def write(self, content: bytes) -> None:
         """Keep content in an unnamed file (`Downstream`)."""
@@ -165,7 +169,9 @@ class MaildirSession:
         self._reverse_path = None
         self._forward_paths = []
         if self._content is not None:
-            self._content.close()
+            # Closing writes what a full disk has not taken yet, and fails as the write did.
+            with suppress(OSError):
+                self._content.close()
             self._content = None
 
 
