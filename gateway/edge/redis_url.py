@@ -13,6 +13,7 @@ for anything that is not understood.
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -81,7 +82,7 @@ def parse(url: str) -> Target:
         ConfigError: it cannot be understood, or a certificate cannot be read.
     """
     try:
-        parts = urlsplit(url)
+        parts = _split(url)
         parameters = _parameters(parts)
         match parts.scheme.partition("+"):
             case ("unix", "", ""):
@@ -102,6 +103,16 @@ def parse(url: str) -> Target:
                 _refuse(f"unknown scheme {parts.scheme!r}")
     except (ValueError, OSError) as error:
         raise ConfigError((f"store.url: {error}",)) from error
+
+
+def _split(url: str) -> SplitResult:
+    """Split a URL whose authority may hold several hosts.
+
+    `urlsplit` knows of one: since 2024 it refuses a bracket that is not the host's first octet.
+    """
+    scheme, mark, rest = url.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    return urlsplit(f"{scheme}{mark}{rest.removeprefix(authority)}")._replace(netloc=authority)
 
 
 def _single(server: Server) -> Target:
