@@ -1,4 +1,4 @@
-"""The account of one transaction: from the steps it went through to the `Report` of its end.
+"""From the steps of a transaction to the `Report` of its end.
 
 Puts together what is known and decides nothing. Never fails.
 """
@@ -23,7 +23,7 @@ _RECURRING = (Verdict.DUPLICATE, Verdict.COLLISION)
 
 @value
 class Passage:
-    """How a message came to its end.
+    """The facts of a message that its steps do not hold.
 
     Attributes:
         client: who sent it.

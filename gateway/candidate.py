@@ -1,6 +1,6 @@
-"""One recipient's copy between the steps of the screening, and what the list shall remember of it.
+"""One recipient's copy between the steps of the screening, and what the list is to remember of it.
 
-Values and what follows from them: nothing here waits or asks. Never fails.
+Values, and functions of them: nothing here waits or asks the list. Never fails.
 """
 
 from __future__ import annotations

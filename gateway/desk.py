@@ -1,6 +1,7 @@
-"""What the transactions of a worker share: the parts they work with, and the postmaster's choices.
+"""The `Desk`: what every transaction of a worker works with, replaced as a whole on reload.
 
-Made by `worker`, used by every face. Nothing happens here.
+Made by `worker`, used by `relay` and the milter. Values only: nothing happens here, and nothing
+fails.
 """
 
 from __future__ import annotations
@@ -34,7 +35,16 @@ class RelaySettings:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What every transaction works with; replaced as a whole when the configuration is reloaded."""
+    """What every transaction works with.
+
+    A transaction keeps the desk it began with; so a reload never changes one that is under way.
+
+    Attributes:
+        open_downstream: opens a session in a client's name.
+        screening: asks the tracking list, and decides.
+        journal: where decisions and complaints go.
+        settings: what the postmaster chose.
+    """
 
     open_downstream: OpenDownstream
     screening: Screening

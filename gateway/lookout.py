@@ -1,8 +1,8 @@
-"""Looks at the downstream and the list by itself, so that ``/readyz`` holds without any traffic.
+"""Health checks of downstream and tracking list, so that ``/readyz`` is right without any traffic.
 
-Not more often than needed: a look at the downstream is a line in its log. What was seen is told to
-the metrics and kept as a `Condition`; what is wrong with the list is in the log as well, before any
-message meets it. Never fails.
+No more of them than needed: each check of the downstream is a line in its log. What was seen goes
+to the metrics and is kept as a `Condition`; what is wrong with the list is logged as well, before
+any message meets it. Never fails.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TIMEOUT_S = 5.0
 
 
 class Lookout:
-    """Knows how we are.
+    """The supervisor's view of our health.
 
     Attributes:
         standing: of the downstream, as the open-relay guard has found.

@@ -1,6 +1,6 @@
-"""What shall be done with a message, before it is done: who gets which form of it.
+"""What is to be done with a message: which recipients get which form of it, under which name.
 
-Draws the conclusions from what the screening found and the policy decided. Never fails.
+Follows from what the screening found and the policy decided; nothing is sent here. Never fails.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from gateway.core.value import value
 
 @value
 class Plan:
-    """What shall be done.
+    """What is to be done.
 
     Attributes:
-        screened: as far as it went.
-        name: the canonical id, or the one that is generated for want of one; ``b""`` if neither.
+        screened: the message, as far as it is known.
+        name: its canonical Message-ID, or the generated one where it has none; ``b""`` if there is
+            neither.
         decisions: one per recipient.
-        editions: what leaves.
+        editions: the forms that go out.
     """
 
     screened: Screened
@@ -45,11 +46,11 @@ def plan_of(
     fingerprint: bytes,
     settings: EditionSettings,
 ) -> Plan:
-    """Compose what leaves.
+    """Compose the forms that go out.
 
     Args:
         section: header section as received, dots unstuffed.
-        screened: as far as it goes.
+        screened: the message, as far as it is known.
         decisions: one per recipient.
         fingerprint: ``b""`` while the content is not known.
         settings: the postmaster's.

@@ -1,8 +1,8 @@
-"""What may be changed where a message cannot be split: one form for all who still get it.
+"""What a milter may change in a message: one form for all who still get it.
 
 A milter sees a message and all its recipients at once. It can take recipients away, but not give
-two of them different fields. A mark that is wrong for one recipient is worse than none: rules of
-mailboxes act on it, and a new message that is filed with the duplicates is as good as lost. So a
+two of them different fields. A mark that is wrong for one recipient is worse than none: mailbox
+rules act on it, and a new message that is filed with the duplicates is as good as lost. So a
 mark is set only if it is true for everybody who gets the message; else the message goes out as it
 came, and those who would have been marked count as observed.
 """

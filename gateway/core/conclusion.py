@@ -1,4 +1,4 @@
-"""What a transaction came to: one reply from the downstream's, and an end for each recipient.
+"""The end of a transaction: the downstream's replies become one reply and one action per recipient.
 
 SMTP has one reply for all recipients (RFC 5321 section 4.2.5), LMTP one for each (RFC 2033 section
 4.2). Where recipients fared differently, the client is told the worst, so that nobody's copy is

@@ -1,7 +1,8 @@
-"""The header sections that leave: one edition per way in which copies of a message differ.
+"""The header sections that go out: recipients whose copies look the same share one edition.
 
-Recipients whose copies are the same share an edition, and so a downstream transaction. Whole fields
-are prepended, forged ones of ours removed; all else stays octet for octet.
+An edition is one form of the message, and so one downstream transaction: plain, tagged as a
+duplicate, tagged as a collision, and so on. Whole fields are prepended, forged ones of ours
+removed; all else stays octet for octet.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Forged fields of ours in that part of a header section that is too long to be examined.
+"""Forged X-Mailonce fields, removed from what lies beyond the examined part of a header section.
 
-The part is filtered as it streams by, line by line; nothing is kept but the beginning of a line
-that may yet become a field name. Where the header section ends (at an empty line, or at the first
-one that is no field, as `header` has it), all else passes as it is. Total: any octets will do.
+A header section longer than ``limits.header_size`` is filtered line by line as it streams by;
+nothing is held but the beginning of a line that may yet become a field name. Behind the end of the
+header section (an empty line, or the first line that is no field, as in `header`) everything
+passes. Total: any octets will do.
 """
 
 from __future__ import annotations
