@@ -42,6 +42,7 @@ EXAMINED = frozenset(
 
 # RFC 6376 section 3.5: h= is a colon-separated list of names, blanks allowed around each.
 _SIGNED_NAMES = re.compile(rb"(?:^|;)\s*h\s*=([^;]*)", re.IGNORECASE)
+_IN_LAST_BRACKETS = re.compile(rb"<([^<>]+)>[^<>]*\Z")
 
 
 class Verdict(StrEnum):
@@ -111,7 +112,7 @@ class Examination:
     Attributes:
         message_id: form and canonical id.
         message_id_fields: the Message-ID fields as they stand.
-        list_id: body of List-Id, or ``b""``.
+        list_id: identifier of the mailing list, or ``b""``.
         resent: identity of the latest resending (RFC 5322 section 3.6.6), or ``b""``.
         date: body of the Date field, or None if it is missing or empty.
         identifying: bodies of From, Date and Subject for the fingerprint.
@@ -194,7 +195,7 @@ def examined(
     return Examination(
         message_id=message_id_of([field.body for field in ids]),
         message_id_fields=tuple(ids),
-        list_id=collapsed(list_id[0].body) if list_id else b"",
+        list_id=_list_identifier(list_id[0].body) if list_id else b"",
         resent=_resent(found[b"resent-message-id"], found[b"resent-from"], found[b"resent-date"]),
         date=(unfolded(date[0].body) or None) if date else None,
         identifying=tuple(
@@ -330,6 +331,16 @@ def _duplicate(policy: Policy, form: Form, *, is_doubtful: bool, is_asked_for: b
     # Where the id alone shall count, it must be one that no two senders share.
     is_poor = form in (Form.WEAK, Form.MULTIPLE) and policy.match is Match.MESSAGE_ID
     return Action.TAGGED if is_poor or is_doubtful else Action.DROPPED
+
+
+def _list_identifier(body: bytes) -> bytes:
+    """Return what identifies a list: not its name before the brackets, and whatever the case.
+
+    RFC 2919 sections 3 and 6. A body without brackets, as some lists write it, counts whole.
+    """
+    text = collapsed(body)
+    match = _IN_LAST_BRACKETS.search(text)
+    return (match[1] if match else text).strip().lower()
 
 
 def _resent(ids: Sequence[Field], froms: Sequence[Field], dates: Sequence[Field]) -> bytes:

@@ -320,7 +320,7 @@ _PLAIN = b"Message-ID: <a-1@b.d>\r\nDate: Mon\r\n"
 VARIANTS = [
     # realistic
     (b"List-Id: <l.example.org>\r\n", "a list copy"),
-    (b"List-Id: News <l.example.org>\r\n", "another list's copy"),
+    (b"List-Id: <m.example.org>\r\n", "another list's copy"),
     (b"Resent-From: a@b\r\nResent-Date: Mon\r\n", "a resending without id"),
     (b"Resent-From: a@b\r\nResent-Date: Tue\r\n", "resent again"),
     (b"Resent-From: c@b\r\nResent-Date: Tue\r\n", "resent by another"),
@@ -356,6 +356,29 @@ def test_folding_does_not_change_a_variant() -> None:
     assert examine(one).resent == examine(other).resent
 
 
+LIST_IDS = [
+    # realistic
+    (b"<l.example.org>", "brackets alone"),
+    (b"The list <l.example.org>", "with a name"),
+    (b'"Renamed <again>" <l.example.org>', "with another name, and brackets in it"),
+    (b"<L.Example.ORG>", "RFC 2919 section 6: compared without case"),
+    (b"The list\r\n\t<l.example.org>", "folded"),
+    # seen in practice
+    (b"l.example.org", "no brackets"),
+    (b"< l.example.org > (a comment)", "blanks within, a comment behind"),
+]
+
+
+@pytest.mark.parametrize(("body", "reason"), LIST_IDS, ids=[row[1] for row in LIST_IDS])
+def test_a_list_is_known_by_its_identifier(body: bytes, reason: str) -> None:
+    """RFC 2919 section 3: the name before the brackets is for people."""
+    assert examine(b"List-Id: %b\r\n" % body).list_id == b"l.example.org", reason
+
+
+def test_a_list_without_an_identifier_has_its_name() -> None:
+    assert examine(b"List-Id: News <>\r\n").list_id == b"news <>"
+
+
 def test_list_copies_may_count_as_the_same() -> None:
     listed = identity_of(examine(VARIANTS[0][0] + _PLAIN), None, lists_distinct=False)
     assert listed == Identity(b"id", b"a-1@b.d")
@@ -365,7 +388,7 @@ def test_without_an_id_the_content_is_the_identity() -> None:
     dated = examine(b"Date: Mon\r\nList-Id: <l>\r\n")
     assert identity_of(dated, None, lists_distinct=True) is None
     assert identity_of(dated, b"f" * 16, lists_distinct=True) == Identity(
-        b"derived", b"f" * 16, b"<l>"
+        b"derived", b"f" * 16, b"l"
     )
 
 
