@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -22,6 +23,7 @@ from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.config import Config
+    from gateway.config.relation import Relation
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,13 +35,31 @@ app = typer.Typer(
 ConfigFile = Annotated[
     Path,
     typer.Option(
-        "--config", metavar="FILE", envvar="MAILONCE_CONFIG", help="The configuration, in TOML."
+        "--config",
+        metavar="FILE",
+        envvar="MAILONCE_CONFIG",
+        readable=False,  # why it cannot be read is told as everything else is
+        help="The configuration, in TOML.",
     ),
 ]
 MessageId = Annotated[
     str, typer.Argument(metavar="MESSAGE-ID", help="With or without its brackets.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"mailonce {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+]
 BAD_INPUT = 2
 """Exit code for what the user can put right; also for wrong options."""
 
@@ -66,12 +86,17 @@ def main() -> None:
         sys.exit(1)
 
 
-def load_or_exit(path: Path) -> Config:
-    """Return the configuration in a file and the environment, or tell all its problems and exit."""
+def load_or_exit(path: Path, further: Sequence[Relation] = ()) -> Config:
+    """Return the configuration in a file and the environment, or tell all its problems and exit.
+
+    Args:
+        path: of the file.
+        further: see `load`.
+    """
     from gateway.config import load
 
     try:
-        return load(path, os.environ)
+        return load(path, os.environ, further)
     except ConfigError as error:
         complain(*error.problems)
         raise typer.Exit(BAD_INPUT) from error
@@ -83,27 +108,13 @@ def complain(*lines: object) -> None:
         print(line, file=sys.stderr)
 
 
-def _print_version(is_asked: bool) -> None:
-    if is_asked:
-        print(f"mailonce {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
-def _options(
-    *,
-    _version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
-        ),
-    ] = False,
-) -> None:
+def _options(*, _version: Version = False) -> None:
     """Inbound e-mail deduplication gateway: each recipient gets each message once."""
 
 
 @app.command()
-def serve(config: ConfigFile) -> None:
+def serve(config: ConfigFile, *, _version: Version = False) -> None:
     """Take mail in and pass it on until SIGTERM or SIGINT; SIGHUP reads the configuration anew.
 
     Ends with code 0 after what was under way is finished, with 2 if the configuration cannot be
@@ -134,6 +145,7 @@ def demo(
         Path | None,
         typer.Option(metavar="DIR", help="Keep everything in this folder, not a temporary one."),
     ] = None,
+    _version: Version = False,
 ) -> None:
     """Send real messages through the whole gateway, show what becomes of each, and keep serving.
 
@@ -152,24 +164,20 @@ def demo(
 
 
 @app.command()
-def check(config: ConfigFile) -> None:
+def check(config: ConfigFile, *, _version: Version = False) -> None:
     """Validate a configuration, and tell every problem at once.
 
     Ends with code 0 if there is none, else 2. No server is asked: that is what `doctor` does.
     """
     from gateway.config.remark import missing_files, remarks
 
-    loaded = load_or_exit(config)
-    missing = missing_files(loaded)
-    complain(*missing)
+    loaded = load_or_exit(config, further=[missing_files])
     complain(*(f"{remark.path}: note: {remark.message}" for remark in remarks(loaded)))
-    if missing:
-        raise typer.Exit(BAD_INPUT)
     print(f"{config}: no problems")
 
 
 @app.command()
-def doctor(config: ConfigFile, *, json: AsJson = False) -> None:
+def doctor(config: ConfigFile, *, json: AsJson = False, _version: Version = False) -> None:
     """Look at everything that can be wrong in a deployment, and name the remedy.
 
     Asks downstream, tracking list and listeners; sends no mail. Ends with code 1 if anything fails;
@@ -187,7 +195,13 @@ def doctor(config: ConfigFile, *, json: AsJson = False) -> None:
 
 
 @app.command()
-def trace(message_id: MessageId, config: ConfigFile, *, json: AsJson = False) -> None:
+def trace(
+    message_id: MessageId,
+    config: ConfigFile,
+    *,
+    json: AsJson = False,
+    _version: Version = False,
+) -> None:
     """Tell everything known of a message: each copy, for whom, what became of it and why.
 
     Ends with code 1 if nothing is known, and with 2 if the tracking list cannot be asked.
@@ -195,8 +209,10 @@ def trace(message_id: MessageId, config: ConfigFile, *, json: AsJson = False) ->
     from gateway import trace as command
     from gateway.errors import TrackingListError
 
+    loaded = load_or_exit(config)
     try:
-        story = command.trace(load_or_exit(config), os.fsencode(message_id))
+        story = command.trace(loaded, os.fsencode(message_id))
+        why_empty = command.absence(loaded)
     except (ValueError, TrackingListError) as error:
         complain(error)
         raise typer.Exit(BAD_INPUT) from error
@@ -205,6 +221,7 @@ def trace(message_id: MessageId, config: ConfigFile, *, json: AsJson = False) ->
     else:
         command.tell(story)
     if story.is_empty:
+        complain(*filter(None, [why_empty]))
         raise typer.Exit(1)
 
 
@@ -217,6 +234,7 @@ def forget(
         str | None, typer.Option(metavar="ADDR", help="Only for this recipient, not for all.")
     ] = None,
     json: AsJson = False,
+    _version: Version = False,
 ) -> None:
     """Have a message forgotten, so that a wanted re-send passes at once; the journal stays.
 
@@ -229,6 +247,7 @@ def forget(
     whose = None if recipient is None else os.fsencode(recipient)
     try:
         forgotten = command.forget(loaded, os.fsencode(message_id), whose)
+        why_empty = command.absence(loaded)
     except (ValueError, TrackingListError) as error:
         complain(error)
         raise typer.Exit(BAD_INPUT) from error
@@ -237,6 +256,7 @@ def forget(
     else:
         command.tell_forgotten(forgotten)
     if not forgotten.number:
+        complain(*filter(None, [why_empty]))
         raise typer.Exit(1)
 
 
@@ -244,10 +264,13 @@ def forget(
 def scan(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="mbox files, Maildirs, .eml files, folders."),
+        typer.Argument(
+            metavar="PATH...", readable=False, help="mbox files, Maildirs, .eml files, folders."
+        ),
     ],
     *,
     json: AsJson = False,
+    _version: Version = False,
 ) -> None:
     """Tell what the gateway would have done with mail that lies in files; nothing is changed.
 
@@ -272,6 +295,8 @@ def canonical(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE", help='Messages; "-" is standard input.')
     ],
+    *,
+    _version: Version = False,
 ) -> None:
     """Print the canonical Message-ID of message files, a line of JSON each.
 

@@ -85,6 +85,24 @@ def forget(config: Config, message_id: bytes, recipient: bytes | None) -> Forgot
     return _asked(config, lambda recall: recall.forget(identities, recipient))
 
 
+def absence(config: Config) -> str | None:
+    """Return why there is no tracking list yet, so that nothing can be known of any message.
+
+    Raises:
+        TrackingListError: this user may not look for it.
+    """
+    url = config.store.url
+    if url.scheme is not StoreScheme.SQLITE:
+        return None
+    try:
+        Path(url.path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{url.path} does not exist; has the gateway run yet?"
+    except OSError as error:
+        raise TrackingListError(f"{url.path}: {error.strerror or error}") from error
+    return None
+
+
 def tell(story: Story, console: Console | None = None) -> None:
     """Print a story for people."""
     console = console or Console(highlight=False)
@@ -130,16 +148,18 @@ def _identities(message_id: bytes) -> Sequence[Identity]:
 
 def _asked(config: Config, ask: Callable[[Recall], Awaitable[_T]]) -> _T:
     """Ask the tracking list of a configuration one thing."""
-    url = config.store.url
-    if url.scheme is StoreScheme.MEMORY:
+    if config.store.url.scheme is StoreScheme.MEMORY:
         raise TrackingListError("memory:// is known to the gateway's own process alone")
-    if url.scheme is StoreScheme.SQLITE and not Path(url.path).exists():
-        # Asking must not make the file: it would belong to whoever asks.
-        raise TrackingListError(f"{url.path} does not exist; has the gateway run yet?")
+    # Asking must not make the file: it would belong to whoever asks.
+    is_absent = absence(config) is not None
     patient = config.store.model_copy(update={"timeout": max(config.store.timeout, _PATIENCE_S)})
 
     async def run() -> _T:
-        store = wiring.store_of(config.model_copy(update={"store": patient}))
+        store = (
+            wiring.empty_store()
+            if is_absent
+            else wiring.store_of(config.model_copy(update={"store": patient}))
+        )
         try:
             return await ask(Recall(store, wiring.sealer_of(config)))
         finally:

@@ -101,6 +101,11 @@ def store_of(config: Config) -> Store:
     return tracking_redis.connect(url.text.get_secret_value(), timeout_s, entries=entries)
 
 
+def empty_store() -> Store:
+    """Make a tracking list that holds nothing, in the place of one that is not there yet."""
+    return MemoryTrackingList()
+
+
 def sealer_of(config: Config) -> Sealer:
     """Make what seals the digests of the tracking list."""
     return Sealer(config.store.secret.get_secret_value().encode())

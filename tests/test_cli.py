@@ -50,8 +50,10 @@ def invoke(*arguments: str | Path, environ: dict[str, str] | None = None) -> Res
     return CliRunner().invoke(app, [os.fspath(a) for a in arguments], env=environ)
 
 
-def test_the_version_is_told() -> None:
-    assert run("--version") == (0, f"mailonce {__version__}\n", "")
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: "".join(command) or "-")
+def test_the_version_is_told(command: list[str]) -> None:
+    """Everywhere, whatever else a command would need."""
+    assert run(*command, "--version") == (0, f"mailonce {__version__}\n", "")
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["canonical", "-"], ["check"], ["--help"]])
@@ -148,6 +150,38 @@ def test_missing_files_are_problems_and_remarks_are_none(tmp_path: Path) -> None
     assert result.stderr == (
         "tls.certificate: the file /none/a does not exist\n"
         "tls.key: the file /none/b does not exist\n"
+    )
+
+
+def test_missing_files_are_told_with_all_other_problems(tmp_path: Path) -> None:
+    """Every problem at once: none waits until another is mended."""
+    path = tmp_path / "config.toml"
+    path.write_text('typo = 1\n[tls]\ncertificate = "/none/a"\n[log]\nlevel = "x"\n')
+    result = invoke("check", "--config", path, environ={"MAILONCE_TLS__KEY": "/none/b"})
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert [line.split(" ", 1)[0] for line in result.stderr.splitlines()] == [
+        "typo:", "tls.certificate:", "tls.key:", "log.level:",
+    ]  # fmt: skip
+    assert "/none/b does not exist (from MAILONCE_TLS__KEY)" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["check", "--config"], ["scan"]])
+def test_what_this_user_may_not_read_is_told_in_a_line(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(MESSAGE)
+    path.chmod(0)
+    lost = "-dac_override,-dac_read_search"  # by which root reads everything
+    poor = ["setpriv", f"--bounding-set={lost}", f"--inh-caps={lost}"] * (os.geteuid() == 0)
+    done = subprocess.run(
+        [*poor, sys.executable, "-m", "gateway", *command, path],
+        capture_output=True,
+        check=False,
+        cwd=PROJECT,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr.decode()) == (
+        2,
+        f"{path}: cannot be read: Permission denied\n",
     )
 
 

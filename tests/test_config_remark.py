@@ -157,8 +157,8 @@ def test_files_that_are_there(tmp_path: Path) -> None:
         "tls": {"certificate": str(pem), "key": str(pem)},
         "store": {"url": f"rediss://127.0.0.1?ssl_ca_certs={pem}&socket_keepalive=true"},
     }
-    assert missing_files(config_of(document)) == []
-    assert missing_files(config_of({})) == []
+    assert list(missing_files(config_of(document))) == []
+    assert list(missing_files(config_of({}))) == []
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:

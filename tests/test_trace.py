@@ -228,7 +228,6 @@ def test_what_we_added_to_is_not_said_to_have_passed_as_it_came(gateway: Gateway
     ("url", "problem"),
     [
         ("memory://", "memory:// is known to the gateway's own process alone"),
-        ("sqlite:///none/seen.db", "/none/seen.db does not exist; has the gateway run yet?"),
         ("redis://127.0.0.1:1", "Connect call failed"),
     ],
 )
@@ -241,7 +240,26 @@ def test_a_list_that_cannot_be_asked_ends_with_code_2(
     assert (code, out) == (2, "")
     assert problem in error
     assert len(error.splitlines()) == 1
-    assert not Path("/none").exists()
+
+
+@pytest.mark.parametrize("command", ["trace", "forget"])
+def test_nothing_is_known_where_no_list_is_yet(tmp_path: Path, command: str) -> None:
+    """A gateway makes the file with its first message: nothing is known until then, code 1."""
+    config, file = tmp_path / "config.toml", tmp_path / "none" / "seen.db"
+    config.write_text(f'[store]\nurl = "sqlite://{file}"\n', encoding="utf-8")
+    code, out, error = run_with(config, command, "a1b2c3@example.org", "--json")
+    assert (code, error) == (1, f"{file} does not exist; has the gateway run yet?\n")
+    assert json.loads(out)["message_id"] == "a1b2c3@example.org"
+    assert not file.parent.exists()
+
+
+@pytest.mark.parametrize("command", ["trace", "forget"])
+def test_a_list_that_may_not_be_looked_for_ends_with_code_2(tmp_path: Path, command: str) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'[store]\nurl = "sqlite:///{"a" * 300}/seen.db"\n', encoding="utf-8")
+    code, out, error = run_with(config, command, "a1b2c3@example.org")
+    assert (code, out) == (2, "")
+    assert error.endswith("File name too long\n")
 
 
 @pytest.mark.parametrize("command", ["trace", "forget"])

@@ -6,8 +6,8 @@
     relation  what must hold between keys   remark   what is only odd
 
 `load` and `config_of` raise `ConfigError` with every problem at once, each as ``key.path: message``
-in the order of the file. Certificates and other files that are named in it are not looked at here;
-`remark.missing_files` does that for `mailonce check`.
+in the order of the file. Certificates and other files that are named in it are looked at only where
+`remark.missing_files` is asked for, as `mailonce check` does.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gateway.config import relation, source
 from gateway.config.key import keys_of, tables
 from gateway.config.model import Config
 from gateway.config.place import Endpoint
+from gateway.config.relation import Relation
 from gateway.config.source import Problem
 from gateway.errors import ConfigError
 
@@ -33,12 +34,17 @@ __all__ = ["Config", "config_of", "listening_at", "load"]
 _ALL_KEYS = tuple(key for table in tables() if table != "policy" for key in keys_of(table))
 
 
-def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
+def load(
+    path: str | Path,
+    environ: Mapping[str, str] | None = None,
+    further: Sequence[Relation] = (),
+) -> Config:
     """Read a configuration file.
 
     Args:
         path: of a TOML file.
         environ: environment variables that override it; None for none.
+        further: what must hold besides the relations between the keys.
 
     Returns:
         The configuration, all relations between its keys checked.
@@ -46,15 +52,20 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
     Raises:
         ConfigError: the file cannot be read, or something is wrong with its keys or the variables.
     """
-    return config_of(source.read_document(Path(path)), environ)
+    return config_of(source.read_document(Path(path)), environ, further)
 
 
-def config_of(document: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Config:
+def config_of(
+    document: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    further: Sequence[Relation] = (),
+) -> Config:
     """Make a configuration of what a TOML file would hold.
 
     Args:
         document: tables by name, keys by name in each; what is missing has its default.
         environ: environment variables that override it; None for none.
+        further: what must hold besides the relations between the keys.
 
     Returns:
         The configuration, all relations between its keys checked.
@@ -72,7 +83,7 @@ def config_of(document: Mapping[str, Any], environ: Mapping[str, str] | None = N
         bad = [problem.path for problem in problems]
         found += [
             problem
-            for problem in relation.problems(config)
+            for problem in relation.problems(config, further)
             if not any(source.overlaps(path, bad) for path in (problem.path, *problem.others))
         ]
     problems = [*overlay.problems, *(_with_variable(item, overlay.variables) for item in found)]

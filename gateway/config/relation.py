@@ -22,9 +22,9 @@ Relation = Callable[[Config], Iterator[Problem]]
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
-def problems(config: Config) -> list[Problem]:
-    """Return every relation that does not hold."""
-    return [problem for relation in PROBLEMS for problem in relation(config)]
+def problems(config: Config, further: Sequence[Relation] = ()) -> list[Problem]:
+    """Return every relation that does not hold, further ones included."""
+    return [problem for relation in (*PROBLEMS, *further) for problem in relation(config)]
 
 
 def open_doors(config: Config) -> list[Problem]:

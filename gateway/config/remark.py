@@ -29,18 +29,16 @@ def remarks(config: Config) -> list[Problem]:
     return [remark for relation in REMARKS for remark in relation(config)]
 
 
-def missing_files(config: Config) -> list[Problem]:
-    """Return the files that are named and cannot be read by this process."""
+def missing_files(config: Config) -> Iterator[Problem]:
+    """Yield the files that are named and cannot be read by this process."""
     named = [("tls.certificate", config.tls.certificate), ("tls.key", config.tls.key)]
     _, _, query = config.store.url.text.get_secret_value().partition("?")
     named += [
         ("store.url", Path(value)) for name, value in parse_qsl(query) if name in _FILES_OF_URL
     ]
-    return [
-        Problem(path, f"the file {file} {reason}")
-        for path, file in named
-        if file is not None and (reason := _why_unreadable(file))
-    ]
+    for path, file in named:
+        if file is not None and (reason := _why_unreadable(file)):
+            yield Problem(path, f"the file {file} {reason}")
 
 
 def _unread_networks(config: Config) -> Iterator[Problem]:
