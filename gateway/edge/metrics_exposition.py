@@ -79,7 +79,11 @@ def exposition(totals: Totals, accept: str = "") -> tuple[bytes, str]:
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Totals(totals))
-    encode, content_type = choose_encoder(accept)
+    try:
+        # What it is asked for goes into the content type, where only ASCII may stand.
+        encode, content_type = choose_encoder(accept if accept.isascii() else "")
+    except TypeError:  # a version that is no number, which prometheus-client 0.26 does not expect
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type
 
 

@@ -12,12 +12,13 @@ what pages look like that of the modules beside. A handler that fails answers 50
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
-from urllib.parse import parse_qsl, quote, unquote_to_bytes
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -41,16 +42,18 @@ from gateway.faces.http_login import login_page
 from gateway.faces.http_lookup import Lookup
 from gateway.faces.http_message import message_page, search_page
 from gateway.faces.http_overview import Overview, overview_page
+from gateway.faces.http_request import form_of, octets_of, query_of, quiet
 from gateway.ports import History
 
 _MAX_BODY_OCTETS = 16 << 10
-_MAX_FIELDS = 20
 _NO_ANSWER = "the tracking list does not answer"
 _KEEPS = {
     Keep.OFF: "nothing (journal.keep)",
     Keep.DUPLICATES: "all but what was new",
     Keep.ALL: "every decision",
 }
+_log = logging.getLogger(__name__)
+_log.addFilter(quiet)
 _ASSETS = {"console.css": "text/css", "console.js": "text/javascript"}
 
 
@@ -112,7 +115,9 @@ class HttpFace:
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a listening socket; it belongs to this server from now on."""
-        runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0)
+        runner = web.AppRunner(
+            self.application(), access_log=None, logger=_log, shutdown_timeout=2.0
+        )
         await runner.setup()
         await web.SockSite(runner, listener).start()
         self._runner = runner
@@ -179,13 +184,13 @@ class HttpFace:
 
     async def _decisions(self, request: web.Request) -> web.Response:
         try:
-            chosen = filter_of(_query(request))
+            chosen = filter_of(query_of(request))
         except ValueError as error:
             return _html(search_page(self._frame(request), f"{error}."), 400)
         return _html(decisions_page(self._frame(request), chosen, await self._newest()))
 
     async def _message(self, request: web.Request) -> web.Response:
-        query = _query(request)
+        query = query_of(request)
         pasted = query.get("message_id", "").encode("latin-1")
         frame = self._frame(request, pasted)
         identities = identities_of(pasted)
@@ -204,7 +209,7 @@ class HttpFace:
 
     async def _api_decisions(self, request: web.Request) -> web.Response:
         try:
-            chosen = filter_of(_query(request))
+            chosen = filter_of(query_of(request))
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
         newest = await self._newest()
@@ -214,7 +219,7 @@ class HttpFace:
         return web.json_response({"decisions": found, "looked_at": len(newest)})
 
     async def _api_messages(self, request: web.Request) -> web.Response:
-        identities = identities_of(_query(request).get("message_id", "").encode("latin-1"))
+        identities = identities_of(query_of(request).get("message_id", "").encode("latin-1"))
         if not identities:
             return web.json_response({"error": "message_id: expected a Message-ID"}, status=400)
         try:
@@ -224,16 +229,16 @@ class HttpFace:
         return web.json_response(as_json(told), status=404 if told.is_empty else 200)
 
     async def _forget(self, request: web.Request) -> web.Response:
-        form = await _form(request)
+        form = await form_of(request)
         if not self._guard.may_change(request, form.get("secret", "")):
             text = "Not allowed: this needs the token, and a form of this console.\n"
             return web.Response(status=403, text=text)
-        pasted = _octets(form, "message_id")
+        pasted = octets_of(form, "message_id")
         identities = identities_of(pasted)
         if not identities:
             return web.Response(status=400, text="message_id: expected a Message-ID\n")
         try:
-            forgotten = await self._lookup.forget(identities, _octets(form, "recipient"))
+            forgotten = await self._lookup.forget(identities, octets_of(form, "recipient"))
         except TrackingListError:
             return web.Response(status=503, text=f"Not now: {_NO_ANSWER}.\n")
         if "secret" not in form:
@@ -246,7 +251,7 @@ class HttpFace:
         return _html(login_page(self._settings.hostname, has_failed=False))
 
     async def _login(self, request: web.Request) -> web.Response:
-        cookie = self._guard.logged_in(request, (await _form(request)).get("token", ""))
+        cookie = self._guard.logged_in(request, (await form_of(request)).get("token", ""))
         if cookie is None:
             return _html(login_page(self._settings.hostname, has_failed=True), 403)
         answer = web.Response(status=303, headers={"Location": "/"})
@@ -302,23 +307,3 @@ def _asset(name: str, content_type: str) -> Callable[[web.Request], Awaitable[we
         return web.Response(text=text, content_type=content_type)
 
     return answer
-
-
-def _query(request: web.Request) -> Mapping[str, str]:
-    """Read the query with octets as latin-1: an id need not be UTF-8."""
-    # What should be percent-encoded and is not was read as UTF-8 where aiohttp let it through.
-    query = request.rel_url.raw_query_string.encode("utf-8", "surrogateescape").decode("latin-1")
-    try:
-        return dict(parse_qsl(query, True, encoding="latin-1", max_num_fields=_MAX_FIELDS))
-    except ValueError as error:
-        raise web.HTTPBadRequest(text="too many fields\n") from error
-
-
-async def _form(request: web.Request) -> Mapping[str, str]:
-    return {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
-
-
-def _octets(form: Mapping[str, str], name: str) -> bytes:
-    """Return a field that our own forms hold percent-encoded, others as it is."""
-    value = form.get(name, "")
-    return unquote_to_bytes(value) if "secret" in form else value.encode("utf-8", "replace")

@@ -67,6 +67,10 @@ def test_build_is_told() -> None:
         ("*/*", "text/plain"),
         (OPEN_METRICS, "application/openmetrics-text"),
         ("text/html", "text/plain"),
+        ("text/plain;version=x", "text/plain"),
+        ("application/openmetrics-text;version=1.x", "text/plain"),
+        ("application/openmetrics-text;version=2.\udcff", "text/plain"),
+        ("application/openmetrics-text;version=2.²", "text/plain"),
     ],
 )
 def test_format_is_what_was_asked_for(accept: str, content_type: str) -> None:
