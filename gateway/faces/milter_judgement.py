@@ -29,6 +29,7 @@ from gateway.faces import milter_wire as wire
 from gateway.faces.milter_message import Letter
 
 _FORGED_NAME = b"X-Mailonce"
+_ID_NAME = b"Message-ID"
 
 
 @value
@@ -159,6 +160,10 @@ def _answer(
         for argument in letter.arguments[index]
     ]
     packets += [wire.delete_field(_FORGED_NAME, n) for n in range(amendment.forged, 0, -1)]
+    if amendment.is_id_added:
+        # Sendmail holds one of its own ready by then, and would deliver both; Postfix has nothing
+        # to remove.
+        packets.append(wire.delete_field(_ID_NAME, 1))
     packets += [
         wire.insert_field(field, has_leading_space=has_leading_space) for field in amendment.fields
     ]

@@ -23,6 +23,7 @@ from gateway.faces import milter_wire as wire
 from gateway.faces.milter_judgement import judge
 from gateway.faces.milter_message import Collector, Letter, MilterSettings
 from gateway.faces.milter_wire import Event, Request, Stage, Step
+from gateway.faces.quick_ack import acknowledge
 from gateway.ports import Meter
 from gateway.watchdog import Watchdog
 
@@ -51,6 +52,9 @@ _MACROS = MappingProxyType({Stage.END_OF_MESSAGE: b"i"})
 # nothing comes here. libmilter gives up after 7210 s; the mail server after as long as its own
 # time-outs add up to.
 _SESSION_TIMEOUT_S = 7210.0
+# Sendmail waits 10 s for an answer unless told otherwise, and so does a second copy for the first.
+# Then again, from each sign of life on.
+_PROGRESS_EVERY_S = 2.0
 # RFC 5321 section 4.5.3.1 allows 256 octets for a path; Postfix reads lines of 2048.
 _MAX_ARGUMENT_OCTETS = 4096
 _HIGH_WATER_PACKETS = 64
@@ -85,6 +89,7 @@ class MilterSession(asyncio.Protocol):
         "_is_ending",
         "_is_given_up",
         "_is_paused",
+        "_is_piecemeal",
         "_is_spaced",
         "_judging",
         "_loop",
@@ -117,7 +122,7 @@ class MilterSession(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         # Asked once: CPython 3.11 makes a system call of it (getpid).
         self._loop = asyncio.get_running_loop()
-        self._watchdog = Watchdog(self._loop, self._fall_silent)
+        self._watchdog = Watchdog(self._loop, self._take_silence)
         self._reader = wire.PacketReader()
         self._is_agreed = False
         self._is_spaced = False
@@ -128,6 +133,7 @@ class MilterSession(asyncio.Protocol):
         self._judging: asyncio.Task[None] | None = None
         self._waiting: list[tuple[int, bytes]] = []
         self._is_paused = False
+        self._is_piecemeal = False
         self._is_given_up = False
         self._is_ending = False
         self._result = "lost"
@@ -213,6 +219,8 @@ class MilterSession(asyncio.Protocol):
                 self._open_transport().write(wire.CONTINUE)
         if fields:
             self._take_fields(fields)
+        # Sendmail writes packet by packet, so that macros come without their event.
+        self._is_piecemeal |= bool(packets) and packets[-1][0] == _MACRO
         if self._judging is None:
             self._expect_more()
 
@@ -293,7 +301,7 @@ class MilterSession(asyncio.Protocol):
             return
         letter = message.finished(self._queue_id())
         self._message = None
-        self._watchdog.disarm()
+        self._watchdog.arm(_PROGRESS_EVERY_S)
         # Nobody who hangs up can cancel it: what was claimed has to be settled.
         self._judging = self._loop.create_task(self._judge(letter))
 
@@ -312,6 +320,7 @@ class MilterSession(asyncio.Protocol):
         is_answered = False
         try:
             judgement = await judge(desk, letter, has_leading_space=self._is_spaced)
+            self._watchdog.disarm()
             if self._is_given_up:
                 desk.journal.complain("milter_answer_unwanted", "the mail server gave up waiting")
                 await judgement.withdraw()
@@ -347,10 +356,17 @@ class MilterSession(asyncio.Protocol):
         is_amid = self._message is not None and self._message.is_content_begun
         is_amid = is_amid or self._reader.held_octets > 0 or not self._is_agreed
         self._watchdog.arm(self._house.settings.idle_timeout_s if is_amid else _SESSION_TIMEOUT_S)
+        if self._is_piecemeal:
+            acknowledge(self._open_transport())
 
-    def _fall_silent(self) -> None:
-        self._result = "timeout"
-        self.cut()
+    def _take_silence(self) -> None:
+        """Ask for patience if the mail server waits for us, and give it up if we wait for it."""
+        if self._judging is None:
+            self._result = "timeout"
+            self.cut()
+        elif not self._is_given_up:
+            self._open_transport().write(wire.PROGRESS)
+            self._watchdog.arm(_PROGRESS_EVERY_S)
 
     def _fail(self, error: wire.WireError) -> None:
         """Give up on a mail server that makes no sense; its default action holds then."""

@@ -350,6 +350,7 @@ def negotiated(agreed: Negotiation, macros: Mapping[Stage, bytes]) -> bytes:
 
 CONTINUE = packet(ord("c"))
 DISCARD = packet(ord("d"))
+PROGRESS = packet(ord("p"))
 
 
 def insert_field(field: bytes, *, has_leading_space: bool) -> bytes:

@@ -26,11 +26,12 @@ from gateway.core.unique_id import Sealer, UniqueId
 from gateway.desk import Desk, RelaySettings
 from gateway.edge.tracking_memory import MemoryTrackingList
 from gateway.errors import TrackingListError
+from gateway.faces import milter_session
 from gateway.faces.milter import MilterServer, serve_milter
 from gateway.faces.milter_message import MilterSettings
 from gateway.ports import Downstream
 from gateway.screening import Screening, ScreeningSettings
-from tests.support.milter_peer import V2_STEPS, MilterPeer, packet
+from tests.support.milter_peer import V2_STEPS, Edit, MilterPeer, packet
 
 MESSAGE = (
     b"From: Alice <alice@example.org>\r\nDate: Tue, 24 Nov 2026 09:00:00 +0100\r\n"
@@ -383,6 +384,8 @@ async def test_missing_id_is_added_below_the_tag(open_rig: _Open) -> None:
         second = await peer.deliver(NO_ID)
     assert len(first.inserted) == 1
     assert first.inserted[0].startswith(b"Message-ID: <20261124090000.")
+    # Before that, one that Sendmail would add goes.
+    assert first.edits[0] == Edit("m", b"Message-ID", b"", 1)
     assert second.inserted[0].startswith(b"X-Mailonce: duplicate;")
     assert second.inserted[1:] == first.inserted
 
@@ -708,6 +711,25 @@ async def test_server_that_gives_up_waiting_has_its_claims_released(
     assert rig.recorder.reports == []
     async with await rig.peer() as peer:
         assert (await peer.deliver(MESSAGE)).edits == ()
+
+
+async def test_server_that_waits_for_us_is_asked_for_patience(
+    open_rig: _Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(milter_session, "_PROGRESS_EVERY_S", 0.02)
+    slow = _SlowList(_Clock())
+    rig = await open_rig(tracking_list=slow)
+    async with await rig.peer() as peer:
+        peer.send(peer.message(MESSAGE))
+        for _ in range(3):
+            assert await peer.next() == ("p", b"")
+        slow.may_answer.set()
+        while (command := (await peer.next())[0]) == "p":
+            pass
+        assert command == "c"
+        # Nothing stands between an answer and the next one.
+        await rig.until(lambda: rig.recorder.reports)
+        assert (await peer.deliver(OTHER)).verdict == "c"
 
 
 async def test_message_under_way_is_finished_when_we_stop(open_rig: _Open) -> None:
