@@ -16,7 +16,7 @@ from gateway.core.handover import Client
 from gateway.core.policy import Action, Decision, Examination, Verdict, summary
 from gateway.core.report import Outcome, Report
 from gateway.core.value import value
-from gateway.errors import ContentRefusedError
+from gateway.errors import ContentRefusedError, SpoolError
 
 _RECURRING = (Verdict.DUPLICATE, Verdict.COLLISION)
 
@@ -91,9 +91,9 @@ def refused(
     passage: Passage,
     examination: Examination | None,
     decisions: Sequence[Decision] | None,
-    error: ContentRefusedError,
+    error: ContentRefusedError | SpoolError,
 ) -> Report:
-    """Report a message whose content we refused.
+    """Report a message that we refused: for its content, or because we could not hold it back.
 
     Args:
         passage: of the message.
@@ -101,27 +101,30 @@ def refused(
         decisions: as far as they were taken; None if nobody was asked.
         error: why.
     """
+    reply, action = answer.NO_ROOM, Action.DEFERRED
+    if isinstance(error, ContentRefusedError):
+        reply, action = answer.REFUSED_CONTENT[error.kind], Action.REJECTED
     paths = passage.envelope.forward_paths
     verdicts = (
         [decision.verdict for decision in decisions]
         if decisions is not None
         else [Verdict.UNCHECKED] * len(paths)
     )
-    rejected = tuple(
-        Outcome(path, Decision(verdict, Action.REJECTED))
+    ends = tuple(
+        Outcome(path, Decision(verdict, action))
         for path, verdict in zip(paths, verdicts, strict=True)
     )
     return Report(
         at_s=time.time(),
         client=passage.client,
         reverse_path=passage.envelope.reverse_path,
-        outcomes=rejected,
-        summary=summary([outcome.decision for outcome in rejected]),
+        outcomes=ends,
+        summary=summary([outcome.decision for outcome in ends]),
         identity=(examination.message_id.canonical or b"") if examination is not None else b"",
         form=None if examination is None else examination.message_id.form,
         is_id_added=False,
         size_octets=passage.size_octets,
-        reply=answer.REFUSED_CONTENT[error.kind],
+        reply=reply,
         duration_s=passage.duration_s,
         overhead_s=passage.overhead_s,
     )

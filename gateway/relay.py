@@ -306,26 +306,32 @@ class Relay:
         )
 
     async def _undo(self, arrival: _Arrival, screened: Screened | None) -> None:
-        """Take back everything: no dot for the downstream, no claim on the list."""
+        """Take everything back: no dot for the downstream, no claim on the list."""
+        await self._take_back()
+        await arrival.desk.screening.release(screened)
+
+    async def _take_back(self) -> None:
+        """See to it that the downstream never sees the end of a message."""
         if self._hop is not None:
             if self._hop.is_content_begun:
                 await self.close(politely=False)
             else:
                 self._hop.leave_open()
-        if screened is not None:
-            await arrival.desk.screening.release(screened)
 
-    def _record_refusal(
+    async def _refuse(
         self,
         arrival: _Arrival,
         examination: Examination | None,
         screened: Screened | None,
-        error: ContentRefusedError,
+        error: ContentRefusedError | SpoolError,
     ) -> None:
-        """Report a message whose content we refused, as far as it had come."""
+        """Take everything back, and report a message that we refused, as far as it had come."""
+        await self._take_back()
         decisions = arrival.desk.screening.decide(screened) if screened else None
-        passage = self._passage(arrival)
-        arrival.desk.journal.record(refused(passage, examination, decisions, error))
+        report = refused(self._passage(arrival), examination, decisions, error)
+        arrival.desk.journal.record(report)
+        kept = entries(report, arrival.desk.settings.keep)
+        await arrival.desk.screening.release(screened, kept)
 
     async def _keep_claims(self, arrival: _Arrival, screened: Screened | None) -> None:
         """Renew the lease of our claims when a quarter of it is over.

@@ -227,17 +227,25 @@ class Screening:
                 if keys or (entries and not records):
                     await self._list.release(keys, screened.token, () if records else entries)
 
-    async def release(self, screened: Screened) -> None:
-        """Give up all claims of a message that did not come to its end."""
-        # Where the list did not answer, a claim may stand without our knowing.
-        keys = [
-            c.key
-            for c in screened.candidates
-            if c.key is not None and (c.sighting is None or is_held(c))
-        ]
-        if keys:
+    async def release(self, screened: Screened | None, entries: Sequence[Entry] = ()) -> None:
+        """Give up all claims of a message that did not come to its end.
+
+        Args:
+            screened: the message; None if it was not claimed yet.
+            entries: for the journal.
+        """
+        keys: list[UniqueId] = []
+        if screened is not None:
+            # Where the list did not answer, a claim may stand without our knowing.
+            keys = [
+                c.key
+                for c in screened.candidates
+                if c.key is not None and (c.sighting is None or is_held(c))
+            ]
+        if keys or entries:
+            token = b"" if screened is None else screened.token
             with suppress(TrackingListError):  # as in `settle`
-                await self._list.release(keys, screened.token)
+                await self._list.release(keys, token, entries)
 
     async def _landed(self, screened: Screened, give_up_at: float) -> Screened:
         """Wait until no copy is in flight any more, or for as long as is allowed."""

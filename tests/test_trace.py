@@ -15,7 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from tests.support.client import Delivery, deliver
+from gateway.core.answer import REFUSED_CONTENT
+from tests.support.client import Client, Delivery, deliver
 from tests.support.gateway import Gateway, running_gateway, settings_for
 from tests.support.letter import fresh_id, letter
 from tests.support.process import wait_until
@@ -132,6 +133,27 @@ def test_what_is_not_known_ends_with_code_1(gateway: Gateway) -> None:
     assert (code, json.loads(out), error) == (1, {"message_id": message_id, **empty}, "")
     code, out, error = run(gateway, "forget", message_id)
     assert (code, out, error) == (1, f"Nothing was there of <{message_id}>.\n", "")
+
+
+def test_p7_what_we_refuse_ourselves_is_told(gateway: Gateway, sink: Sink) -> None:
+    message_id = fresh_id()
+    sink.forget()
+    with Client(gateway.port) as client:
+        client.greet()
+        client.command("MAIL FROM:<a@sender.test>")
+        client.command("RCPT TO:<b@here.test>")
+        assert client.command("DATA").code == 354
+        client.send(f"Message-ID: <{message_id}>\r\n\r\nAs yet ".encode())
+        sink.wait_for_command("DATA")
+        client.send(b"a bare\nline feed\r\n.\r\n")
+        assert client.answer().code == 550
+    found = traced(gateway, message_id)
+    [[entry]] = found["copies"]
+    assert (entry["verdict"], entry["action"]) == ("new", "rejected")
+    assert entry["reply"] == REFUSED_CONTENT["bare_lf"].text
+    assert found["tracked"] == []
+    _, told, _ = run(gateway, "trace", message_id)
+    assert "We refused its content: 550 5.5.2 Bare LF" in told
 
 
 def test_a_forgotten_message_passes_at_once(gateway: Gateway) -> None:
