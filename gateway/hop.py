@@ -91,11 +91,6 @@ class Hop:
         """Seconds spent waiting for the server so far."""
         return self._downstream.waited_s
 
-    @property
-    def is_per_recipient(self) -> bool:
-        """Say whether the server answers content for each recipient (LMTP)."""
-        return self._downstream.is_per_recipient
-
     def leave_open(self) -> None:
         """Note that we are done with the open transaction: an RSET precedes the next command."""
         self._is_reset_due = True

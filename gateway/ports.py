@@ -131,10 +131,6 @@ class Downstream(Protocol):
     def waited_s(self) -> float:
         """Seconds spent waiting for the server so far."""
 
-    @property
-    def is_per_recipient(self) -> bool:
-        """Whether it answers content for each recipient (LMTP, RFC 2033 section 4.2)."""
-
     async def exchange(self, commands: Sequence[bytes]) -> Sequence[Reply]:
         """Send commands, each a line with CRLF, and return their replies in order."""
 

@@ -209,12 +209,13 @@ class Relay:
                     screened = await arrival.desk.screening.resolve(screened, fingerprint)
                     plan = self._plan(arrival, head, screened, fingerprint)
                     replies = await self._deliver(arrival, plan, spool)
-        except BaseException as error:
-            await self._undo(arrival, screened)
-            if isinstance(error, ContentRefusedError):
-                self._record_refusal(arrival, examination, screened, error)
+        except (ContentRefusedError, SpoolError) as error:
+            await self._refuse(arrival, examination, screened, error)
             raise
-        end = conclude(plan.decisions, replies, is_per_recipient=self._is_per_recipient)
+        except BaseException:
+            await self._undo(arrival, screened)
+            raise
+        end = conclude(plan.decisions, replies)
         passage = self._passage(arrival)
         report = completed(passage, plan.screened, end, plan.name, is_id_added=plan.is_id_added)
         arrival.desk.journal.record(report)  # who reads the metrics after the reply finds it there
@@ -368,11 +369,6 @@ class Relay:
         if self._hop is None:
             raise LostError("no session")
         return self._hop
-
-    @property
-    def _is_per_recipient(self) -> bool:
-        """Say whether the server answers content for each recipient (LMTP)."""
-        return self._hop is not None and self._hop.is_per_recipient
 
     @property
     def _downstream_waited_s(self) -> float:

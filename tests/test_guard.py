@@ -19,7 +19,6 @@ class _Server:
     """Answers MAIL and RCPT as told."""
 
     waited_s = 0.0
-    is_per_recipient = False
 
     def __init__(self, *answers: Reply | None) -> None:
         self._answers = list(answers)

@@ -63,7 +63,7 @@ class _World:
         }
         for index, said in replies.items():
             self.got[content, screened.candidates[index].forward_path] += said.is_accepted
-        end = conclude(decisions, replies, is_per_recipient=True)
+        end = conclude(decisions, replies)
         await self.screening.settle(
             screened,
             decisions,

@@ -21,7 +21,6 @@ IN_FLIGHT = reply(451, "4.3.0", "Another copy of this message is being delivered
 UNCHECKED = reply(451, "4.3.0", "Duplicates cannot be checked for now, try again later")
 UNREACHABLE = reply(451, "4.4.1", "The next server cannot be reached, try again later")
 LOST = reply(451, "4.4.2", "The connection to the next server was lost, try again later")
-MIXED = reply(451, "4.3.0", "Not all recipients could be served, try again for the others")
 IDENTITY = reply(421, "4.3.5", "The next server is not set up for this relay, try again later")
 NO_ROOM = reply(452, "4.3.1", "Insufficient system storage, try again later")
 BUG = reply(451, "4.3.0", "Local error in processing, try again later")

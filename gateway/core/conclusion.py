@@ -37,15 +37,12 @@ class Conclusion:
         return tuple(reply is not None and reply.is_accepted for reply in self.replies)
 
 
-def conclude(
-    decisions: Sequence[Decision], replies: Mapping[int, Reply], *, is_per_recipient: bool
-) -> Conclusion:
+def conclude(decisions: Sequence[Decision], replies: Mapping[int, Reply]) -> Conclusion:
     """Turn the downstream's replies into one for the client, and an end for each recipient.
 
     Args:
         decisions: one per recipient, as the policy had it.
         replies: the downstream's last word, by index of the recipient; none for the dropped.
-        is_per_recipient: whether the downstream answered for each recipient (LMTP).
     """
     # A copy that should have been relayed and of which nothing was heard counts as lost.
     by_recipient = tuple(
@@ -58,7 +55,7 @@ def conclude(
         [_ended(decision, reply) for decision, reply in zip(decisions, by_recipient, strict=True)]
     )
     said = [reply for reply in by_recipient if reply is not None]
-    told = _told(decisions, said, is_per_recipient=is_per_recipient)
+    told = _told(decisions, said)
     return Conclusion(told, ended, by_recipient)
 
 
@@ -80,16 +77,13 @@ def worst(replies: Sequence[Reply]) -> Reply:
     return max(replies, key=lambda reply: reply.status_class)
 
 
-def _told(decisions: Sequence[Decision], said: Sequence[Reply], *, is_per_recipient: bool) -> Reply:
+def _told(decisions: Sequence[Decision], said: Sequence[Reply]) -> Reply:
     if Action.DEFERRED in [decision.action for decision in decisions]:
         is_in_flight = any(decision.verdict is Verdict.IN_FLIGHT for decision in decisions)
         return answer.IN_FLIGHT if is_in_flight else answer.UNCHECKED
     if not said:
         return answer.DUPLICATE
-    if len(said) == 1:
-        return said[0]
-    has_both = any(reply.is_accepted for reply in said) and not all(r.is_accepted for r in said)
-    return answer.MIXED if is_per_recipient and has_both else worst(said)
+    return worst(said)
 
 
 def _ended(decision: Decision, reply: Reply | None) -> Decision:

@@ -98,7 +98,6 @@ class MaildirSession:
     """One session; the `Downstream` port."""
 
     waited_s = 0.0
-    is_per_recipient = False
 
     def __init__(self, path: Path) -> None:
         """Deliver below a Maildir whose folders exist."""

@@ -137,13 +137,13 @@ def _concluded(
 ) -> Conclusion:
     """Put what the mail server is expected to do in the place of a downstream's reply."""
     if amendment is None:
-        return conclude(decisions, {}, is_per_recipient=False)
+        return conclude(decisions, {})
     queued = b", queued as " + letter.queue_id if letter.queue_id else b""
     passed = Reply(250, b"250 2.0.0 Ok: left to the mail server%b\r\n" % queued)
     replies: Mapping[int, Reply] = {
         index: passed for index in range(len(decisions)) if index not in amendment.removed
     }
-    return conclude(amendment.decisions, replies, is_per_recipient=False)
+    return conclude(amendment.decisions, replies)
 
 
 def _answer(

@@ -22,40 +22,40 @@ _UNCHECKED = Decision(Verdict.UNCHECKED, Action.DEFERRED)
 
 ENDS = [
     # realistic
-    ([_NEW], {0: _OK}, False, _OK, ["relayed"], "accepted: its own words"),
-    ([_NEW], {0: _LATER}, False, _LATER, ["deferred"], "deferred: its own words"),
-    ([_NEW], {0: _NO}, False, _NO, ["rejected"], "rejected: its own words"),
-    ([_DROPPED], {}, False, answer.DUPLICATE, ["dropped"], "a duplicate"),
-    ([_DROPPED, _NEW], {1: _OK}, False, _OK, ["dropped", "relayed"], "partial"),
-    ([_DROPPED, _NEW], {1: _LATER}, False, _LATER, ["dropped", "deferred"], "partial, refused"),
-    ([_NEW, _TAGGED], {0: _OK, 1: _LATER}, False, _LATER, ["relayed", "deferred"], "the worst"),
-    ([_NEW, _OBSERVED], {0: _NO, 1: _LATER}, False, _NO, ["rejected", "deferred"], "the worst"),
-    ([_WAITING, _HELD_UP], {}, False, answer.IN_FLIGHT, ["deferred", "deferred"], "in flight"),
-    ([_UNCHECKED], {}, False, answer.UNCHECKED, ["deferred"], "list down, tempfail asked for"),
+    ([_NEW], {0: _OK}, _OK, ["relayed"], "accepted: its own words"),
+    ([_NEW], {0: _LATER}, _LATER, ["deferred"], "deferred: its own words"),
+    ([_NEW], {0: _NO}, _NO, ["rejected"], "rejected: its own words"),
+    ([_DROPPED], {}, answer.DUPLICATE, ["dropped"], "a duplicate"),
+    ([_DROPPED, _NEW], {1: _OK}, _OK, ["dropped", "relayed"], "partial"),
+    ([_DROPPED, _NEW], {1: _LATER}, _LATER, ["dropped", "deferred"], "partial, refused"),
+    ([_NEW, _TAGGED], {0: _OK, 1: _LATER}, _LATER, ["relayed", "deferred"], "the worst"),
+    ([_NEW, _OBSERVED], {0: _NO, 1: _LATER}, _NO, ["rejected", "deferred"], "the worst"),
+    ([_WAITING, _HELD_UP], {}, answer.IN_FLIGHT, ["deferred", "deferred"], "in flight"),
+    ([_UNCHECKED], {}, answer.UNCHECKED, ["deferred"], "list down, tempfail asked for"),
     # LMTP
-    ([_NEW, _NEW], {0: _OK, 1: _OK}, True, _OK, ["relayed", "relayed"], "all accepted"),
-    ([_NEW, _NEW], {0: _OK, 1: _NO}, True, answer.MIXED, ["relayed", "rejected"], "not all"),
-    ([_NEW, _NEW], {0: _NO, 1: _NO}, True, _NO, ["rejected", "rejected"], "none"),
+    ([_NEW, _NEW], {0: _OK, 1: _OK}, _OK, ["relayed", "relayed"], "all accepted"),
+    ([_NEW, _NEW], {0: _OK, 1: _LATER}, _LATER, ["relayed", "deferred"], "one is full"),
+    ([_NEW, _NEW], {0: _OK, 1: _NO}, _NO, ["relayed", "rejected"], "one is refused"),
+    ([_NEW, _NEW], {0: _NO, 1: _NO}, _NO, ["rejected", "rejected"], "none"),
     # what must not be
-    ([_NEW], {}, False, answer.LOST, ["deferred"], "nothing was heard of it"),
-    ([_DROPPED, _NEW], {}, False, answer.LOST, ["dropped", "deferred"], "nothing, and a duplicate"),
+    ([_NEW], {}, answer.LOST, ["deferred"], "nothing was heard of it"),
+    ([_DROPPED, _NEW], {}, answer.LOST, ["dropped", "deferred"], "nothing, and a duplicate"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("decisions", "replies", "is_per_recipient", "told", "actions", "reason"),
+    ("decisions", "replies", "told", "actions", "reason"),
     ENDS,
-    ids=[row[5] for row in ENDS],
+    ids=[row[4] for row in ENDS],
 )
 def test_end(
     decisions: list[Decision],
     replies: dict[int, Reply],
-    is_per_recipient: bool,
     told: Reply,
     actions: list[str],
     reason: str,
 ) -> None:
-    end = conclude(decisions, replies, is_per_recipient=is_per_recipient)
+    end = conclude(decisions, replies)
     assert end.reply == told, reason
     assert [decision.action for decision in end.decisions] == actions
     assert [d.verdict for d in end.decisions] == [d.verdict for d in decisions]
@@ -64,17 +64,15 @@ def test_end(
 _DECISIONS = (_NEW, _TAGGED, _OBSERVED, _DROPPED)
 
 
-@given(st.data(), st.lists(st.sampled_from(_DECISIONS), min_size=1, max_size=5), st.booleans())
-def test_250_only_if_everybody_is_served(
-    data: st.DataObject, decisions: list[Decision], is_per_recipient: bool
-) -> None:
+@given(st.data(), st.lists(st.sampled_from(_DECISIONS), min_size=1, max_size=5))
+def test_250_only_if_everybody_is_served(data: st.DataObject, decisions: list[Decision]) -> None:
     """P1: accepted downstream for every recipient, or a confirmed duplicate."""
     replies = {
         index: data.draw(st.sampled_from([_OK, _LATER, _NO]))
         for index, decision in enumerate(decisions)
         if decision is not _DROPPED and data.draw(st.booleans())
     }
-    end = conclude(decisions, replies, is_per_recipient=is_per_recipient)
+    end = conclude(decisions, replies)
     is_served = [
         accepted or decision is _DROPPED
         for decision, accepted in zip(decisions, end.accepted, strict=True)
@@ -83,7 +81,7 @@ def test_250_only_if_everybody_is_served(
 
 
 def test_any_deferral_is_told() -> None:
-    end = conclude([_WAITING, _DROPPED, _HELD_UP], {}, is_per_recipient=False)
+    end = conclude([_WAITING, _DROPPED, _HELD_UP], {})
     assert end.reply.status_class == 4
 
 

@@ -49,7 +49,6 @@ class _Server:
     """A downstream that takes everything, and looks at each octet."""
 
     waited_s = 0.0
-    is_per_recipient = False
 
     def __init__(self) -> None:
         self._content = b"\r\n"
