@@ -11,6 +11,7 @@ import pickle
 import socket
 import struct
 from dataclasses import dataclass
+from typing import Literal
 
 from gateway.config import Config
 from gateway.guard import Proof
@@ -65,7 +66,38 @@ class Ready:
     """To the supervisor: sessions are let in from now on."""
 
 
-Message = Begin | Reload | Probed | Stop | Ready
+Method = Literal["trail", "latest", "known", "forget"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """To a worker: what its own tracking list knows of the past.
+
+    Attributes:
+        number: of the question.
+        method: of `History`.
+        arguments: for it.
+    """
+
+    number: int
+    method: Method
+    arguments: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """To the supervisor: the answer to a question.
+
+    Attributes:
+        number: of the question.
+        answer: what the method returned.
+    """
+
+    number: int
+    answer: object
+
+
+Message = Begin | Reload | Probed | Stop | Ready | Asked | Told
 
 
 async def receive(reader: asyncio.StreamReader) -> Message | None:

@@ -20,6 +20,7 @@ import uvloop
 
 from gateway import __version__, wiring
 from gateway.config import Config, listening_at
+from gateway.config.place import StoreScheme
 from gateway.edge.activity import SAMPLE_EVERY_S, ActivityRing
 from gateway.edge.journal import LogJournal
 from gateway.edge.log import Log
@@ -29,6 +30,7 @@ from gateway.errors import ConfigError, IdentityError, RelayOpenError, Unreachab
 from gateway.faces.http import HttpFace, HttpSettings, Sources
 from gateway.faces.http_guard import Access
 from gateway.guard import Proof, Standing, probe_each
+from gateway.inquiry import Inquiry
 from gateway.listener import endpoint_of, handed_over, open_all, shown
 from gateway.lookout import Lookout
 from gateway.shared_memory import SharedMemory
@@ -60,6 +62,9 @@ class Service:
         self._journal = LogJournal(self._log, self._metrics.count)
         self._connector = wiring.connector_of(config, self._metrics)
         self._lookout = Lookout(config, self._connector, self._metrics, self._journal.complain)
+        # Any other list than one in memory can be asked directly.
+        is_memory = config.store.url.scheme is StoreScheme.MEMORY
+        self._inquiry = Inquiry() if is_memory else None
         self._recent = ActivityRing(self._totals)
         self._http: HttpFace | None = None
         self._stopping = asyncio.Event()
@@ -113,6 +118,7 @@ class Service:
             census_key=secrets.token_bytes(_CENSUS_KEY_OCTETS),
             journal=self._journal,
             metrics=self._metrics,
+            inquiry=self._inquiry,
         )
         await self._supervisor.start()
         self._lookout.is_starting = False
@@ -148,7 +154,7 @@ class Service:
             look=lambda: self._lookout.look(is_asked=True),
             readiness=self._lookout.readiness,
             activity=self._recent.activity,
-            history=self._lookout.store,
+            history=self._inquiry or self._lookout.store,
             sealer=wiring.sealer_of(self._config),
         )
         self._http = HttpFace(sources, _http_settings_of(self._config, listener))

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gateway.config import Config
-from gateway.control import Begin, Message, Probed, Ready, Reload, Stop, receive, sent
+from gateway.control import Begin, Message, Probed, Ready, Reload, Stop, Told, receive, sent
 from gateway.edge.census import clear
 from gateway.edge.journal import LogJournal
 from gateway.edge.metrics import Metrics
 from gateway.errors import ConfigError
 from gateway.guard import Proof
+from gateway.inquiry import Inquiry
 from gateway.shared_memory import SharedMemory
 from gateway.worker import DRAIN_S
 
@@ -53,6 +54,7 @@ class Supervisor:
         census_key: bytes,
         journal: LogJournal,
         metrics: Metrics,
+        inquiry: Inquiry | None = None,
     ) -> None:
         """Start nothing yet.
 
@@ -65,6 +67,7 @@ class Supervisor:
             census_key: see `Census`.
             journal: for complaints.
             metrics: the supervisor's own.
+            inquiry: shall be answered by the worker, where there is only one.
         """
         self._config = config
         self._proof = proof
@@ -74,6 +77,8 @@ class Supervisor:
         self._census_key = census_key
         self._journal = journal
         self._metrics = metrics
+        self._inquiry = inquiry
+        self._hearing: set[asyncio.Task[None]] = set()
         self._places = [_Place(index) for index in range(memory.workers)]
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
@@ -177,6 +182,10 @@ class Supervisor:
                 place.process.kill()
             return False
         place.writer = writer
+        if self._inquiry is not None:
+            hearing = asyncio.create_task(_hear(reader, writer, self._inquiry))
+            self._hearing.add(hearing)
+            hearing.add_done_callback(self._hearing.discard)
         # What all were told while it started, it has not heard.
         if self._config is not config:
             writer.write(sent(Reload(self._config)))
@@ -239,6 +248,17 @@ class Supervisor:
         Metrics(self._memory.block(index)).forget_present()
         clear(self._memory.part(index))
         self._metrics.workers_alive(self.alive)
+
+
+async def _hear(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, inquiry: Inquiry
+) -> None:
+    """Hand on what a worker answers, until it is gone."""
+    inquiry.attach(writer)
+    while (message := await receive(reader)) is not None:
+        if isinstance(message, Told):
+            inquiry.take(message)
+    inquiry.detach(writer)
 
 
 def _was_killed(process: asyncio.subprocess.Process | None) -> bool:

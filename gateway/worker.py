@@ -24,7 +24,18 @@ import uvloop
 
 from gateway import wiring
 from gateway.config import Config
-from gateway.control import Begin, Probed, Ready, Reload, Stop, receive, receive_first, sent
+from gateway.control import (
+    Asked,
+    Begin,
+    Probed,
+    Ready,
+    Reload,
+    Stop,
+    Told,
+    receive,
+    receive_first,
+    sent,
+)
 from gateway.core import answer
 from gateway.core.handover import Client, HandOver
 from gateway.desk import Desk
@@ -41,7 +52,7 @@ from gateway.faces.milter import MilterServer, serve_milter
 from gateway.faces.smtp import SmtpSession
 from gateway.faces.smtp_reception import Reception
 from gateway.guard import Proof, Standing, probe
-from gateway.ports import Downstream, OpenDownstream
+from gateway.ports import Downstream, History, OpenDownstream
 from gateway.screening import Screening
 from gateway.shared_memory import SharedMemory
 
@@ -83,9 +94,9 @@ class Worker:
         self._census = census
         self._journal = LogJournal(log, metrics.count)
         self._resolver = Resolver()
-        self._breaker = Breaker(
-            wiring.store_of(config), metrics.observe_store, complain=self._journal.complain
-        )
+        store = wiring.store_of(config)
+        self._history: History = store
+        self._breaker = Breaker(store, metrics.observe_store, complain=self._journal.complain)
         self._store = Arrears(self._breaker)
         self._is_open_relay = False
         self._doors: list[Door] = []
@@ -165,6 +176,11 @@ class Worker:
         self._is_open_relay = proof.standing is Standing.OPEN
         self._reception.refusal = answer.NOT_PROVEN if self._is_open_relay else None
         self._connector.trust(proof.proven)
+
+    async def tell(self, asked: Asked) -> Told:
+        """Answer what our own tracking list knows of the past."""
+        method = getattr(self._history, asked.method)
+        return Told(asked.number, await method(*asked.arguments))
 
     async def stop(self, drain_s: float = DRAIN_S) -> None:
         """Let nobody in, see transactions through, write what is to be written, and end."""
@@ -264,14 +280,19 @@ async def _run(begin: Begin, channel: socket.socket) -> None:
     gc.set_threshold(_COLLECT_AFTER_OBJECTS)
     reader, writer = await asyncio.open_connection(sock=channel)
     writer.write(sent(Ready()))
-    listening = loop.create_task(_listen(reader, worker, stopping))
+    listening = loop.create_task(_listen(reader, writer, worker, stopping))
     await stopping.wait()
     listening.cancel()
     await worker.stop()
     log.close()
 
 
-async def _listen(reader: asyncio.StreamReader, worker: Worker, stopping: asyncio.Event) -> None:
+async def _listen(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    worker: Worker,
+    stopping: asyncio.Event,
+) -> None:
     """Do what the supervisor says; without one, stop."""
     while True:
         match await receive(reader):
@@ -283,6 +304,8 @@ async def _listen(reader: asyncio.StreamReader, worker: Worker, stopping: asynci
                     worker.complain("configuration_unusable", "; ".join(error.problems))
             case Probed(proof):
                 worker.take_proof(proof)
+            case Asked() as asked:
+                writer.write(sent(await worker.tell(asked)))
             case Stop() | None:
                 stopping.set()
                 return
