@@ -72,7 +72,7 @@ class SessionSettings:
         hostname: our name in EHLO.
         tls: context for STARTTLS, None for never.
         is_tls_required: whether to go on without TLS where it is not offered.
-        connect_timeout_s: for the connection itself, and for a TLS handshake.
+        connect_timeout_s: for the connection itself, for the greeting, and for a TLS handshake.
         command_timeout_s: for each reply, and for a block of content to be taken.
         final_reply_timeout_s: for the reply to the final dot.
     """
@@ -91,7 +91,8 @@ class DownstreamSession:
 
     Attributes:
         capabilities: what the server offers in this session.
-        announced: what it offered when it was last asked; a client that says HELO has us not ask.
+        announced: what it last offered in reply to EHLO; nothing where the client said HELO, and
+            so did we.
         is_per_recipient: whether it answers content for each recipient.
     """
 
@@ -108,7 +109,8 @@ class DownstreamSession:
         self._settings = settings
         self._observe = observe
         self._loop = asyncio.get_running_loop()
-        self._verdict: Reply | None = None
+        # A server that refuses the client itself: its reply to whatever the client asks.
+        self._refusal: Reply | None = None
         self.capabilities: Capabilities = NOTHING
         self.announced: Capabilities = NOTHING
         self.is_per_recipient = server.is_lmtp
@@ -132,19 +134,26 @@ class DownstreamSession:
         hand_over = HandOver.NONE if self._server.is_lmtp else self._settings.hand_over
         if hand_over is HandOver.PROXY:
             self._send_proxy_header(client)
-        (greeting,) = await self._wire.replies(1, self._settings.command_timeout_s)
+        # Behind a PROXY header a server first looks the client's name up, however long that takes.
+        is_about_client = hand_over is HandOver.PROXY and client is not None
+        (greeting,) = await self._wire.replies(
+            1,
+            self._settings.command_timeout_s
+            if is_about_client
+            else self._settings.connect_timeout_s,
+        )
         if greeting.code != _READY:
-            if hand_over is HandOver.PROXY and client is not None and greeting.code >= 400:
-                self._verdict = greeting
+            if is_about_client and greeting.code >= 400:
+                self._refusal = greeting
                 return
             raise UnreachableError(f"{self._server}: {greeting.text}")
         own_name = self._settings.hostname
         is_transparent = hand_over is HandOver.PROXY and client is not None and client.helo
         name = client.helo if client is not None and is_transparent else own_name
         await self._hello(name, client)
-        if self._settings.tls is not None and self._verdict is None:
+        if self._settings.tls is not None and self._refusal is None:
             await self._begin_tls(self._settings.tls, name, client)
-        if client is None or self._verdict is not None:
+        if client is None or self._refusal is not None:
             return
         if hand_over is HandOver.XCLIENT or (
             self._server.is_lmtp and self.capabilities.has("XCLIENT")
@@ -155,8 +164,8 @@ class DownstreamSession:
 
     async def exchange(self, commands: Sequence[bytes]) -> Sequence[Reply]:
         """Send commands, pipelined if offered, and return their replies (`Downstream`)."""
-        if self._verdict is not None:
-            return [self._verdict] * len(commands)
+        if self._refusal is not None:
+            return [self._refusal] * len(commands)
         if len(commands) > 1 and not self.capabilities.has("PIPELINING"):
             return [reply for command in commands for reply in await self.exchange([command])]
         started = time.monotonic()
@@ -181,6 +190,9 @@ class DownstreamSession:
         """Send the final dot, wait for the outcome (`Downstream`)."""
         count = recipients if self.is_per_recipient else 1
         started = time.monotonic()
+        if (early := self._wire.early_refusal) is not None:
+            self._observe("content", _CLASSES[early.code // 100], 0.0)
+            return [early] * count
         try:
             self._wire.finish(END_OF_DATA, count)
             answers = await self._wire.replies(count, self._settings.final_reply_timeout_s)
@@ -223,7 +235,7 @@ class DownstreamSession:
         elif answer.is_accepted and verb != "HELO":
             self.capabilities = self.announced = parse_ehlo(answer)
         if answer.code >= 400 and client is not None and name == client.helo:
-            self._verdict = answer
+            self._refusal = answer
         elif not answer.is_accepted:
             raise UnreachableError(f"{self._server}: {answer.text}")
 
@@ -267,7 +279,7 @@ class DownstreamSession:
             raise self._not_handed_on(
                 "XCLIENT is not offered; add our address to smtpd_authorized_xclient_hosts"
             )
-        answer = await self._asked(xclient_command(client, offered))
+        answer = await self._asked_to_take_over(xclient_command(client, offered))
         if answer.code != _READY:
             raise IdentityError(f"{self._server} refused XCLIENT: {answer.text}")
         await self._hello(client.helo or self._settings.hostname, client)
@@ -280,9 +292,16 @@ class DownstreamSession:
                 "XFORWARD is not offered; add our address to smtpd_authorized_xforward_hosts"
             )
         for command in xforward_commands(client, offered):
-            answer = await self._asked(command)
+            answer = await self._asked_to_take_over(command)
             if answer.code != _OK:
                 raise IdentityError(f"{self._server} refused XFORWARD: {answer.text}")
+
+    async def _asked_to_take_over(self, command: bytes) -> Reply:
+        """Hand on the identity; a server that breaks off at it has not taken it over, either."""
+        try:
+            return await self._asked(command)
+        except LostError as error:
+            raise IdentityError(f"{self._server} did not take over who it is: {error}") from error
 
     def _not_handed_on(self, reason: str) -> IdentityError:
         self._observe("identity", "lost", 0.0)

@@ -1,10 +1,12 @@
 """Octets to replies: the asyncio protocol under a downstream session (RFC 5321 section 4.2).
 
 Knows nothing of commands: it writes what it is given and collects as many replies as are due. What
-is written goes out in the next turn of the loop, one session's write behind the other's: the server
-is woken once for many, and not once for each.
+is written goes out in the next turn of the loop, together with what other sessions write: the
+server is woken once for many of them, and not once for each.
+
 A reply that is not due means that the two sides no longer agree on where they are (or that content
-was taken for commands): the connection is dead from then on. Fails with `LostError` only.
+was taken for commands): the connection is dead from then on. One that refuses content before its
+end is the last word on it, all the same. Fails with `LostError` only.
 """
 
 from __future__ import annotations
@@ -30,11 +32,14 @@ class DownstreamWire(asyncio.Protocol):
 
     Attributes:
         waited_s: seconds spent waiting for it so far.
+        early_refusal: 4yz or 5yz that was not due: said in the middle of content, it is the answer
+            to it, for the end of that content is never sent. The connection is dead.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Expect a greeting as soon as the connection is made."""
         self.waited_s = 0.0
+        self.early_refusal: Reply | None = None
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
@@ -97,18 +102,18 @@ class DownstreamWire(asyncio.Protocol):
         self.transport.write(octets)
 
     def replies(self, count: int, timeout_s: float) -> asyncio.Future[list[Reply]]:
-        """Return what will hold the next replies; to be awaited at once, by one caller.
+        """Return a future that will hold the next replies; to be awaited at once, by one caller.
 
         A future and not a coroutine: it is asked for four times a message, and each coroutine
-        between the session and the loop costs a frame made, entered and left.
+        between the session and the loop costs a frame that is made, entered and left.
 
         Args:
             count: how many.
             timeout_s: for each of them.
 
         Returns:
-            The replies; or `LostError`: the connection ended, was silent, or said something
-            senseless. A farewell (an unexpected 421) is such an end.
+            The replies; or `LostError`: the connection ended or was silent, or what came was no
+            reply. A farewell (an unexpected 421) is such an end.
         """
         asking: asyncio.Future[list[Reply]] = self._loop.create_future()
         self._wanted, self._timeout_s, self._asking = count, timeout_s, asking
@@ -131,20 +136,28 @@ class DownstreamWire(asyncio.Protocol):
     async def write(self, content: bytes, timeout_s: float) -> None:
         """Send content; small pieces are gathered into one write.
 
+        Nothing is sent, nor is it an error, once the server has refused the content.
+
         Raises:
             LostError: the connection is dead, or the server took nothing for so long.
         """
-        self._raise_failure()
+        if self._is_refused():
+            return
         self._unsent.append(content)
         self._unsent_octets += len(content)
         if self._unsent_octets >= _COALESCE_OCTETS:
             self._flush()
             while self._is_paused:
                 await self._drained(timeout_s)
-                self._raise_failure()
+                if self._is_refused():
+                    return
 
     def finish(self, end: bytes, count: int) -> None:
-        """Send the end of content along with what was gathered; so many replies are due.
+        """Send the end of content along with what was gathered.
+
+        Args:
+            end: the final dot and its line end.
+            count: how many replies are due then.
 
         Raises:
             LostError: the connection is dead.
@@ -205,6 +218,8 @@ class DownstreamWire(asyncio.Protocol):
         try:
             while (answer := take_reply(self._received, _REPLY_LIMIT_OCTETS)) is not None:
                 if self._due == 0:
+                    if answer.status_class in (4, 5):
+                        self.early_refusal = answer
                     self._fail(f"unexpected: {answer.text}")
                     return False
                 self._due -= 1
@@ -274,6 +289,12 @@ class DownstreamWire(asyncio.Protocol):
         if asking is not None and not asking.done():
             self.waited_s += time.monotonic() - self._waited_since
             asking.set_exception(LostError(self._failure))
+
+    def _is_refused(self) -> bool:
+        """Say whether content was refused before its end; else as `_raise_failure`."""
+        if self.early_refusal is None:
+            self._raise_failure()
+        return self.early_refusal is not None
 
     def _raise_failure(self) -> None:
         if self._failure:

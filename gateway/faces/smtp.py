@@ -6,6 +6,8 @@ a connection lives and ends is in `smtp_connection`.
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -90,10 +92,10 @@ class SmtpSession(SmtpConnection):
         return None
 
     def _need_mail(self) -> None:
-        """Refuse what belongs into a transaction.
+        """Refuse a command that needs an open transaction.
 
-        Where one has been lost with the downstream's session that is no fault of the client's: a
-        5xx would have it bounce what it should send again, its accepted recipients included.
+        If the transaction was lost with the downstream session, the client is not at fault: a 5xx
+        would make it bounce what it should send again, its accepted recipients included.
         """
         if self._relay.is_transaction_lost:
             self._output.say(answer.LOST)
@@ -157,7 +159,7 @@ class SmtpSession(SmtpConnection):
         return None
 
     async def _ask_without_recipients(self) -> None:
-        """Let the downstream refuse DATA that nobody would get."""
+        """Let the downstream refuse DATA for a transaction without recipients."""
         said = await self._relay.data_without_recipients()
         self._output.say(said)
         if said.code == _CLOSING:
@@ -235,7 +237,7 @@ class SmtpSession(SmtpConnection):
         else:
             self._end(answer.GOODBYE, "ok")
 
-    async def smtp_STARTTLS(self, line: bytes, argument: bytes) -> None:
+    def smtp_STARTTLS(self, line: bytes, argument: bytes) -> Awaitable[None] | None:
         """Go on encrypted, and forget what was said before (RFC 3207 section 4.2)."""
         context = self._reception.settings.tls
         if argument:
@@ -245,29 +247,34 @@ class SmtpSession(SmtpConnection):
         elif self._is_tls:
             self._complain(answer.NO_TLS)
         elif not self._is_out_of_step() and self.transport is not None:
-            self._output.say(answer.START_TLS)
-            self._output.write()
-            try:
-                transport = await self.loop.start_tls(
-                    self.transport,
-                    self,
-                    context,
-                    server_side=True,
-                    ssl_handshake_timeout=self._reception.settings.idle_timeout_s,
-                )
-            except OSError:  # ssl.SSLError and time-outs included; no reply can be read any more
-                transport = None
-            if transport is None:
-                self._fault("tls")
-                self._end(None, "error")
-                return
-            self.transport = transport
-            self._is_tls = True
-            self._is_greeted = False
-            self._input.attach(transport)
-            self._output.attach(transport)
-            self._client = replace(self._client, helo="")
-            await self._relay.introduce(self._client)
+            return self._begin_tls(self.transport, context)
+        return None
+
+    async def _begin_tls(self, plain: asyncio.Transport, context: ssl.SSLContext) -> None:
+        """Shake hands; the session begins anew if that succeeds, and is over if not."""
+        self._output.say(answer.START_TLS)
+        self._output.write()
+        try:
+            encrypted = await self.loop.start_tls(
+                plain,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=self._reception.settings.idle_timeout_s,
+            )
+        except OSError:  # ssl.SSLError and time-outs included; no reply can be read any more
+            encrypted = None
+        if encrypted is None:
+            self._fault("tls")
+            self._end(None, "error")
+            return
+        self.transport = encrypted
+        self._is_tls = True
+        self._is_greeted = False
+        self._input.attach(encrypted)
+        self._output.attach(encrypted)
+        self._client = replace(self._client, helo="")
+        await self._relay.introduce(self._client)
 
     async def smtp_XFORWARD(self, line: bytes, argument: bytes) -> None:
         """Take over what a filter's client says of its own (XFORWARD_README)."""

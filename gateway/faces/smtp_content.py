@@ -1,8 +1,8 @@
 """Content as a client sends it after the 354: `inflow.Content` (RFC 5321 section 4.1.1.4).
 
 Only CRLF "." CRLF ends it. A bare CR, a bare LF, a NUL or too many octets make it unfit to be
-passed on: `ContentRefusedError`, whose reply the face knows. The rest is then discarded up to the
-real end, within bounds, so that nobody can hide commands behind it.
+passed on: `ContentRefusedError`, whose reply the face knows. The face then discards the rest up to
+the real end, within bounds, so that nobody can hide commands behind it.
 """
 
 from __future__ import annotations

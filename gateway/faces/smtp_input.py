@@ -186,14 +186,39 @@ class Input:
         self._take(octets)
         return taken
 
+    def arrival(self, timeout_s: float) -> asyncio.Future[None]:
+        """Return a future that is done when more octets have come; to be awaited at once.
+
+        A future and not a coroutine, because a session waits here four times a message.
+
+        Args:
+            timeout_s: how long they may take.
+
+        Returns:
+            No result; or `ClientGoneError`, `ClientSilentError`.
+        """
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        if self._is_ended:
+            waiter.set_exception(ClientGoneError("disconnected"))
+        elif self._is_silent:
+            waiter.set_exception(ClientSilentError("nothing came in time"))
+        else:
+            self._flush()
+            if self._is_paused:
+                self._go_on()
+            self._waited_since = time.monotonic()
+            self._waiter = waiter
+            self._watchdog.arm(timeout_s)
+        return waiter
+
     def put_back(self, octets: bytes) -> None:
-        """Return what was taken too much; it comes first."""
+        """Give back octets that were taken in excess; they are the next to be taken."""
         if octets:
             self._gather()
             self._buffer = octets + self._buffer
 
     def _gather(self) -> None:
-        """Bring all that has come together, where it must be looked at as a whole."""
+        """Join all that has come in one buffer."""
         self._buffer = b"".join((self._buffer[self._at :], *self._more))
         self._at = self._more_octets = 0
         self._more.clear()
@@ -222,31 +247,6 @@ class Input:
         if self._is_paused and self._transport is not None and not self._is_ended:
             self._is_paused = False
             self._transport.resume_reading()
-
-    def arrival(self, timeout_s: float) -> asyncio.Future[None]:
-        """Return what is done when more octets have come; to be awaited at once.
-
-        A future and not a coroutine, as four times a message somebody waits here.
-
-        Args:
-            timeout_s: how long they may take.
-
-        Returns:
-            Nothing; or `ClientGoneError`, `ClientSilentError`.
-        """
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        if self._is_ended:
-            waiter.set_exception(ClientGoneError("disconnected"))
-        elif self._is_silent:
-            waiter.set_exception(ClientSilentError("nothing came in time"))
-        else:
-            self._flush()
-            if self._is_paused:
-                self._go_on()
-            self._waited_since = time.monotonic()
-            self._waiter = waiter
-            self._watchdog.arm(timeout_s)
-        return waiter
 
     def _wake(self, error: ClientGoneError | ClientSilentError | None) -> None:
         """Tell whoever waits."""
