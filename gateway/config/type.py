@@ -151,37 +151,17 @@ class ListNotation:
 
 def duration(least: str, most: str) -> Notation:
     """Return the notation of a duration between two bounds, themselves durations."""
-    least_s, most_s = parse_duration(least), parse_duration(most)
-
-    def parse(value: object) -> float:
-        duration_s = parse_duration(value)
-        _check_bounds(duration_s, value, (least_s, least), (most_s, most))
-        return duration_s
-
-    return Notation(parse, f"duration, {least} to {most}")
+    return _between("duration", parse_duration, least, most)
 
 
 def size(least: str, most: str) -> Notation:
     """Return the notation of a size between two bounds, themselves sizes."""
-    least_octets, most_octets = parse_size(least), parse_size(most)
-
-    def parse(value: object) -> int:
-        octets = parse_size(value)
-        _check_bounds(octets, value, (least_octets, least), (most_octets, most))
-        return octets
-
-    return Notation(parse, f"size, {least} to {most}")
+    return _between("size", parse_size, least, most)
 
 
 def count(least: int, most: int) -> Notation:
     """Return the notation of a whole number between two bounds."""
-
-    def parse(value: object) -> int:
-        number = parse_count(value)
-        _check_bounds(number, value, (least, str(least)), (most, str(most)))
-        return number
-
-    return Notation(parse, f"whole number, {least} to {most}", _read_count)
+    return _between("whole number", parse_count, least, most, _read_count)
 
 
 def one_of(*choices: StrEnum) -> Notation:
@@ -350,13 +330,25 @@ def refusal(expected: str, value: object, hint: str = "") -> ValueError:
     return ValueError(f"expected {expected}, got {show(value)}" + (f": {hint}" if hint else ""))
 
 
-def _check_bounds(
-    number: float, value: object, least: tuple[float, str], most: tuple[float, str]
-) -> None:
-    if number < least[0]:
-        raise ValueError(f"must be at least {least[1]}, got {show(value)}")
-    if number > most[0]:
-        raise ValueError(f"must be at most {most[1]}, got {show(value)}")
+def _between(
+    kind: str,
+    parse: Callable[[object], float],
+    least: object,
+    most: object,
+    read: Callable[[str], object] = as_is,
+) -> Notation:
+    """Return the notation of a quantity between two bounds, written as the quantity is."""
+    smallest, largest = parse(least), parse(most)
+
+    def parse_within(value: object) -> float:
+        number = parse(value)
+        if number < smallest:
+            raise ValueError(f"must be at least {least}, got {show(value)}")
+        if number > largest:
+            raise ValueError(f"must be at most {most}, got {show(value)}")
+        return number
+
+    return Notation(parse_within, f"{kind}, {least} to {most}", read)
 
 
 def _is_scalar(value: object) -> bool:
