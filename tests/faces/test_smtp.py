@@ -11,20 +11,18 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.core.capability import NOTHING
 from gateway.core.edition import EditionSettings
 from gateway.core.handover import HandOver
 from gateway.core.policy import Sighting
-from gateway.core.report import Keep, Report
+from gateway.core.report import Keep
 from gateway.core.unique_id import Sealer
 from gateway.desk import Desk, RelaySettings
 from gateway.edge.downstream import DownstreamConnector
 from gateway.edge.downstream_session import ServerAddress, SessionSettings
 from gateway.edge.tracking_memory import MemoryTrackingList
 from gateway.faces.smtp import SmtpSession
-from gateway.faces.smtp_reception import Reception, SmtpSettings
-from gateway.ports import Admission
 from gateway.screening import Screening, ScreeningSettings
+from tests.support.session import Recorder, reception_of
 from tests.support.sink import Sink
 
 _BUG = "a bug"
@@ -44,32 +42,6 @@ class _FailsInConfirm(MemoryTrackingList):
 
     async def confirm(self, *_: object, **__: object) -> None:
         raise ZeroDivisionError(_BUG)
-
-
-class _Recorder:
-    """Journal, meter and census; keeps what it is told of messages."""
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-
-    def record(self, report: Report) -> None:
-        self.reports.append(report)
-
-    def complain(self, event: str, reason: str) -> None:
-        raise AssertionError(f"{event}: {reason}")
-
-    def session_began(self) -> None: ...
-
-    def session_ended(self, *, is_tls: bool, result: str) -> None: ...
-
-    def protocol_error(self, kind: str) -> None:
-        raise AssertionError(kind)
-
-    def enter(self, address: str) -> Admission:
-        del address
-        return Admission.ADMITTED
-
-    def leave(self, address: str) -> None: ...
 
 
 class _Peer:
@@ -95,7 +67,7 @@ class _Peer:
         await self._writer.wait_closed()
 
 
-def _desk_of(tracking_list: MemoryTrackingList, sink: Sink, recorder: _Recorder) -> Desk:
+def _desk_of(tracking_list: MemoryTrackingList, sink: Sink, recorder: Recorder) -> Desk:
     settings = SessionSettings(HandOver.NONE, "gateway.test", None, False, 5.0, 5.0, 5.0)
     server = ServerAddress(is_lmtp=False, host="127.0.0.1", port=sink.port)
     connector = DownstreamConnector([server], settings, lambda *_: None, lambda _: None)
@@ -109,17 +81,9 @@ def _desk_of(tracking_list: MemoryTrackingList, sink: Sink, recorder: _Recorder)
 
 
 @asynccontextmanager
-async def _served(desk: Desk, recorder: _Recorder) -> AsyncIterator[_Peer]:
+async def _served(desk: Desk, recorder: Recorder) -> AsyncIterator[_Peer]:
     """Serve SMTP, and return a client that has said EHLO."""
-    smtp = SmtpSettings("gateway.test", (), (), (), None, False, 1_000_000, 100, 10.0, 10)
-    reception = Reception(
-        smtp,
-        current_desk=lambda: desk,
-        capabilities=lambda: NOTHING,
-        journal=recorder,
-        meter=recorder,
-        census=recorder,
-    )
+    reception = reception_of(recorder, lambda: desk)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: SmtpSession(reception, loop), "127.0.0.1", 0)
     peer = _Peer(*await asyncio.open_connection(*server.sockets[0].getsockname()))
@@ -150,7 +114,7 @@ async def test_p1_a_bug_costs_one_reply_at_most(
     kind: Callable[[], MemoryTrackingList], code: int, delivered: int, reason: str, sink: Sink
 ) -> None:
     sink.forget()
-    recorder = _Recorder()
+    recorder = Recorder()
     async with _served(_desk_of(kind(), sink, recorder), recorder) as peer:
         for number in (b"1", b"2"):
             assert await peer.say(_ENVELOPE, 3) == [250, 250, 354], reason

@@ -6,44 +6,13 @@ import asyncio
 import socket
 
 from gateway.core import answer
-from gateway.core.capability import NOTHING
 from gateway.desk import Desk
 from gateway.faces.smtp import SmtpSession
 from gateway.faces.smtp_output import _FULL_OCTETS
-from gateway.faces.smtp_reception import Reception, SmtpSettings
-from gateway.ports import Admission
+from tests.support.session import IDLE_TIMEOUT_S, Recorder, reception_of
 from tests.support.tracking import eventually
 
-_IDLE_S = 60.0
-_SOON_S = 10.0  # much less than that: an end, not a time-out
-
-
-class _House:
-    """Journal, meter and census of one session."""
-
-    def __init__(self) -> None:
-        self.result = ""
-
-    def record(self, report: object) -> None:
-        raise AssertionError(report)
-
-    def complain(self, event: str, reason: str) -> None:
-        raise AssertionError(f"{event}: {reason}")
-
-    def session_began(self) -> None: ...
-
-    def session_ended(self, *, is_tls: bool, result: str) -> None:
-        del is_tls
-        self.result = result
-
-    def protocol_error(self, kind: str) -> None:
-        raise AssertionError(kind)
-
-    def enter(self, address: str) -> Admission:
-        del address
-        return Admission.ADMITTED
-
-    def leave(self, address: str) -> None: ...
+_SOON_S = IDLE_TIMEOUT_S / 6  # an end, not a time-out
 
 
 def _no_desk() -> Desk:
@@ -64,15 +33,8 @@ async def test_who_was_behind_with_reading_when_we_stop_is_told_and_let_go() -> 
 
     Without a look at what happened meanwhile it would hold the drain up to its end.
     """
-    loop, house = asyncio.get_running_loop(), _House()
-    reception = Reception(
-        SmtpSettings("gateway.test", (), (), (), None, False, 1_000_000, 100, _IDLE_S, 10),
-        current_desk=_no_desk,
-        capabilities=lambda: NOTHING,
-        journal=house,
-        meter=house,
-        census=house,
-    )
+    loop, recorder = asyncio.get_running_loop(), Recorder()
+    reception = reception_of(recorder, _no_desk)
     # As much as fills the session's own buffer with its last line: only then it waits for the
     # client to read while there is nothing left to do.
     burst = b"HELP\r\n" * (_FULL_OCTETS // len(answer.HELP.wire) + 1)
@@ -94,4 +56,4 @@ async def test_who_was_behind_with_reading_when_we_stop_is_told_and_let_go() -> 
         said = await _read_to_the_end(client)
     assert said.endswith(answer.HELP.wire + answer.STOPPING.wire)
     assert await reception.emptied(_SOON_S)
-    assert house.result == "ok"
+    assert recorder.result == "ok"
