@@ -31,6 +31,7 @@ _FLOORS = {
     "Processes": (
         "wiring",
         "control",
+        "inquiry",
         "shared_memory",
         "door",
         "worker",
