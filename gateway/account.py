@@ -66,6 +66,7 @@ def completed(
         end.reply,
         passage.duration_s,
         passage.overhead_s,
+        screened.examination.is_whole,
     )
 
 
@@ -127,4 +128,5 @@ def refused(
         reply=reply,
         duration_s=passage.duration_s,
         overhead_s=passage.overhead_s,
+        is_header_whole=examination is None or examination.is_whole,
     )

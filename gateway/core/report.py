@@ -73,6 +73,7 @@ class Report:
         reply: what the client is told.
         duration_s: from the 354 to the reply.
         overhead_s: the part of it that was ours: without waiting for client or downstream.
+        is_header_whole: False if its header section was too long to be examined.
     """
 
     at_s: float
@@ -87,6 +88,7 @@ class Report:
     reply: Reply
     duration_s: float
     overhead_s: float
+    is_header_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,8 @@ class Metrics:
             values[_FORMS[report.form]] += 1
         if report.is_id_added:
             values[_IDS_ADDED] += 1
+        if not report.is_header_whole:
+            self.protocol_error("header")
         values[_CONTENT_OCTETS] += report.size_octets
         overhead_s = report.overhead_s
         values[_OVERHEAD] += overhead_s
