@@ -23,6 +23,7 @@ from gateway.errors import ConfigError, DownstreamError, TrackingListError
 from gateway.guard import Standing
 
 _FRESH_S = 2.0
+_FRESH_FOR_WHO_ASKS_S = 0.25
 _DOWNSTREAM_PERIOD_S = 15.0
 _EVICTION_PERIOD_S = 15.0
 _TIMEOUT_S = 5.0
@@ -88,7 +89,9 @@ class Lookout:
         """
         async with self._looking:
             now = time.monotonic()
-            if now - self._list_seen_s > _FRESH_S and self._is_list_shared:
+            # What was well a moment ago may be down; what was down is given time to come back.
+            fresh_s = _FRESH_FOR_WHO_ASKS_S if is_asked and self._is_list_up else _FRESH_S
+            if now - self._list_seen_s > fresh_s and self._is_list_shared:
                 was_up = self._breaker.is_up
                 await self._breaker.probe()
                 # Back is what answers twice: meanwhile the workers have noticed, too, and who waits
@@ -99,8 +102,10 @@ class Lookout:
             if now - self._eviction_seen_s > _EVICTION_PERIOD_S and self._breaker.is_up:
                 self._eviction_seen_s = now
                 await self._look_at_eviction()
-            is_steady = self._is_downstream_up and not is_asked
-            if now - self._downstream_seen_s > (_DOWNSTREAM_PERIOD_S if is_steady else _FRESH_S):
+            period_s = _FRESH_S
+            if self._is_downstream_up:
+                period_s = _FRESH_FOR_WHO_ASKS_S if is_asked else _DOWNSTREAM_PERIOD_S
+            if now - self._downstream_seen_s > period_s:
                 self._is_downstream_up = await self._sees_downstream()
                 self._metrics.downstream_is_up(self._is_downstream_up)
                 self._downstream_seen_s = now

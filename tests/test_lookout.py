@@ -33,6 +33,18 @@ def test_a_list_that_is_away_is_in_the_log_without_any_mail() -> None:
         assert not sink.transactions
 
 
+def test_who_asks_hears_of_the_present() -> None:
+    """Whoever has just been told that all is well is soon told that it is not."""
+    with Sink() as sink, redis_server() as redis:
+        settings = {"store.url": redis.url, **settings_for(sink.port)}
+        with running_gateway(settings) as gateway:
+            assert _reasons(gateway) == (200, "")
+            redis.kill()
+            sink.refuse()
+            wait_until(lambda: "cannot be reached" in _reasons(gateway)[1], "it is told", 1.5)
+            assert "tracking list does not answer" in _reasons(gateway)[1]
+
+
 def test_a_list_that_evicts_is_told() -> None:
     policy = ("--maxmemory-policy", "allkeys-lru")
     with Sink() as sink, redis_server(*policy) as redis:
