@@ -54,13 +54,20 @@ class _World:
         tls: ssl.SSLContext | None = None,
         is_tls_required: bool = False,
         timeout_s: float = 5.0,
+        command_timeout_s: float | None = None,
     ) -> None:
         self.observed: list[tuple[str, str]] = []
         self.health: list[bool] = []
         self.vetted = 0
         self.forbids: DownstreamError | None = None
         settings = SessionSettings(
-            hand_over, "gateway.test", tls, is_tls_required, timeout_s, timeout_s, timeout_s
+            hand_over,
+            "gateway.test",
+            tls,
+            is_tls_required,
+            timeout_s,
+            timeout_s if command_timeout_s is None else command_timeout_s,
+            timeout_s,
         )
         self.connector = DownstreamConnector(
             servers,
@@ -252,6 +259,16 @@ async def test_identity_refused_is_not_tried_elsewhere(sinks: list[Sink]) -> Non
     assert not sinks[1].sessions
 
 
+async def test_identity_broken_off_is_not_handed_on(sinks: list[Sink]) -> None:
+    """P5: who hangs up has not taken the identity over, whatever the reason."""
+    world = _World(_tcp(sinks[0]))
+    sinks[0].answer("XCLIENT", Answer(then=Then.CLOSE))
+    sinks[0].answer("XCLIENT", Answer(then=Then.CLOSE))
+    with pytest.raises(IdentityError, match="did not take over"):
+        await world.open(CLIENT)
+    assert ("identity", "lost") in world.observed
+
+
 async def test_a_unix_socket_takes_sessions() -> None:
     with temporary_folder("sink") as folder:
         path = str(folder / "smtp.sock")
@@ -396,6 +413,60 @@ async def test_a_silent_server_is_given_up(sinks: list[Sink]) -> None:
     sinks[0].answer("greeting", Answer(then=Then.SILENCE))
     with pytest.raises(UnreachableError, match="no answer in time"):
         await world.open(CLIENT)
+
+
+async def test_who_does_not_greet_is_given_up_as_who_does_not_connect(sinks: list[Sink]) -> None:
+    """P8: a system that takes connections for a server that is stuck costs no command's time."""
+    world = _World(_tcp(sinks[0]), timeout_s=0.1, command_timeout_s=60.0)
+    sinks[0].answer("greeting", Answer(then=Then.SILENCE))
+    async with asyncio.timeout(10.0):
+        with pytest.raises(UnreachableError, match="no answer in time"):
+            await world.open(CLIENT)
+
+
+_TOO_BIG = b"552-5.3.4 Too big\r\n552 5.3.4 for me\r\n"
+
+
+@pytest.mark.parametrize("is_closed", [True, False], ids=["hangs up", "goes on reading"])
+@pytest.mark.parametrize("blocks", [1, 200], ids=["a little more", "much more"])
+async def test_refused_in_the_middle_of_content(is_closed: bool, blocks: int) -> None:
+    """P2: what the server says before the end of content is its answer; it never sees the end."""
+    received = bytearray()
+    refused = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 sink.test\r\n")
+        while line := await reader.readline():
+            if line.startswith(b"DATA"):
+                writer.write(b"354 go\r\n")
+                received.extend(await reader.readexactly(100_000))
+                writer.write(_TOO_BIG)
+                refused.set()
+                if not is_closed:
+                    received.extend(await reader.read())
+                break
+            writer.write(b"250 Ok\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        world = _World(ServerAddress(False, "127.0.0.1", port), hand_over=HandOver.NONE)
+        session = await world.open(CLIENT)
+        await session.exchange([b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n"])
+        (go_ahead,) = await session.exchange([b"DATA\r\n"])
+        assert go_ahead.code == 354
+        await session.write(b"x" * 100_000)
+        await refused.wait()
+        for _ in range(3):  # the loop finds the refusal in a turn of its own
+            await asyncio.sleep(0)
+        for _ in range(blocks):
+            await session.write(b"y" * 65_536)
+        (said,) = await session.finish(1)
+        assert said.wire == _TOO_BIG
+        assert ("content", "5") in world.observed
+        with pytest.raises(LostError):
+            await session.exchange([b"RSET\r\n"])
+    assert b"\r\n.\r\n" not in received
 
 
 async def test_nobody_listens() -> None:
