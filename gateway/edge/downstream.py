@@ -67,7 +67,7 @@ class DownstreamConnector:
         self._health = dict.fromkeys(servers, _Health())
         self._vet = vet
         self._vetted: set[ServerAddress] = set()
-        self._vetting = asyncio.Lock()
+        self._vetting: dict[ServerAddress, asyncio.Task[None]] = {}
         self.capabilities: Capabilities = NOTHING
 
     async def open(self, client: Client) -> DownstreamSession:
@@ -163,16 +163,25 @@ class DownstreamConnector:
         return session
 
     async def _let_through(self, server: ServerAddress) -> None:
-        """Have a server vetted that was not yet.
+        """Have a server vetted that was not yet; whoever comes meanwhile waits for the same answer.
 
         Raises:
             DownstreamError: it may not be used, or not now.
         """
-        if self._vet is not None and server not in self._vetted:
-            async with self._vetting:
-                if server not in self._vetted:
-                    await self._vet(partial(self._connect, server))
-                    self._vetted.add(server)
+        if self._vet is None or server in self._vetted:
+            return
+        vetting = self._vetting.get(server)
+        if vetting is None:
+            vetting = asyncio.create_task(self._have_vetted(server, self._vet))
+            self._vetting[server] = vetting
+        await asyncio.shield(vetting)
+
+    async def _have_vetted(self, server: ServerAddress, vet: Vet) -> None:
+        try:
+            await vet(partial(self._connect, server))
+            self._vetted.add(server)
+        finally:
+            del self._vetting[server]
 
     def _shun(self, server: ServerAddress) -> None:
         """Try a server last for a while."""
