@@ -18,8 +18,10 @@ from gateway.core.handover import Client
 from gateway.core.header import Field
 from gateway.core.policy import EXAMINED, Examination, examined
 from gateway.core.value import value
-from gateway.faces.milter_wire import parse_fields
+from gateway.faces.milter_wire import WireError, parse_fields, parse_strings
 
+# RFC 5321 section 4.5.3.1 allows 256 octets for a path; Postfix reads lines of 2048.
+_MAX_ARGUMENT_OCTETS = 4096
 _QUEUE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -198,6 +200,18 @@ class Collector:
             self._examination = examined(self._found, is_whole=self._header_room >= 0)
             self._fingerprinter = Fingerprinter(self._examination.identifying)
         return self._examination, self._fingerprinter
+
+
+def argument_of(payload: bytes) -> bytes:
+    """Return the first string of a command: the name of HELO, the address of MAIL and RCPT.
+
+    Raises:
+        WireError: there is none, or it is of unreasonable length.
+    """
+    argument = parse_strings(payload)[0]
+    if len(argument) > _MAX_ARGUMENT_OCTETS:
+        raise WireError("an address of unreasonable length")
+    return argument
 
 
 def _path(label: bytes, argument: bytes) -> bytes:

@@ -20,10 +20,10 @@ from gateway.core import answer
 from gateway.core.handover import Client
 from gateway.desk import Desk
 from gateway.faces import milter_wire as wire
+from gateway.faces.milter_ack import acknowledge
 from gateway.faces.milter_judgement import judge
-from gateway.faces.milter_message import Collector, Letter, MilterSettings
+from gateway.faces.milter_message import Collector, Letter, MilterSettings, argument_of
 from gateway.faces.milter_wire import Event, Request, Stage, Step
-from gateway.faces.quick_ack import acknowledge
 from gateway.ports import Meter
 from gateway.watchdog import Watchdog
 
@@ -52,11 +52,8 @@ _MACROS = MappingProxyType({Stage.END_OF_MESSAGE: b"i"})
 # nothing comes here. libmilter gives up after 7210 s; the mail server after as long as its own
 # time-outs add up to.
 _SESSION_TIMEOUT_S = 7210.0
-# Sendmail waits 10 s for an answer unless told otherwise, and so does a second copy for the first.
-# Then again, from each sign of life on.
+# Sendmail waits 10 s for a sign of life unless told otherwise; a second copy waits so long, too.
 _PROGRESS_EVERY_S = 2.0
-# RFC 5321 section 4.5.3.1 allows 256 octets for a path; Postfix reads lines of 2048.
-_MAX_ARGUMENT_OCTETS = 4096
 _HIGH_WATER_PACKETS = 64
 _MACRO, _FIELD, _END_OF_MESSAGE = map(int, (Event.MACRO, Event.HEADER, Event.END_OF_MESSAGE))
 
@@ -103,12 +100,7 @@ class MilterSession(asyncio.Protocol):
         "_watchdog",
     )
 
-    def __init__(
-        self,
-        house: House,
-        current_desk: Callable[[], Desk],
-        meter: Meter,
-    ) -> None:
+    def __init__(self, house: House, current_desk: Callable[[], Desk], meter: Meter) -> None:
         """Wait for the connection.
 
         Args:
@@ -219,9 +211,9 @@ class MilterSession(asyncio.Protocol):
                 self._open_transport().write(wire.CONTINUE)
         if fields:
             self._take_fields(fields)
-        # Sendmail writes packet by packet, so that macros come without their event.
-        self._is_piecemeal |= bool(packets) and packets[-1][0] == _MACRO
         if self._judging is None:
+            # Sendmail writes packet by packet, so that macros come without their event.
+            self._is_piecemeal |= bool(packets) and packets[-1][0] == _MACRO
             self._expect_more()
 
     def _take(self, command: int, payload: bytes) -> None:
@@ -257,20 +249,20 @@ class MilterSession(asyncio.Protocol):
 
     def _take_helo(self, payload: bytes) -> None:
         self._require_agreement()
-        self._client = replace(self._client, helo=_argument(payload).decode("latin-1"))
+        self._client = replace(self._client, helo=argument_of(payload).decode("latin-1"))
 
     def _take_mail(self, payload: bytes) -> None:
         self._require_agreement()
         self._message = Collector(
             self._client,
-            _argument(payload),
+            argument_of(payload),
             has_leading_space=self._is_spaced,
             header_size_octets=self._current_desk().settings.header_size_octets,
             recipients=self._house.settings.recipients,
         )
 
     def _take_recipient(self, payload: bytes) -> None:
-        self._open_message().take_recipient(_argument(payload))
+        self._open_message().take_recipient(argument_of(payload))
 
     def _take_body(self, payload: bytes) -> None:
         self._open_message().take_body(payload)
@@ -404,11 +396,3 @@ class MilterSession(asyncio.Protocol):
             int(Event.UNKNOWN): _take_nothing,
         }
     )
-
-
-def _argument(payload: bytes) -> bytes:
-    """Return the first string: the name of HELO, the address of MAIL and RCPT."""
-    argument = wire.parse_strings(payload)[0]
-    if len(argument) > _MAX_ARGUMENT_OCTETS:
-        raise wire.WireError("an address of unreasonable length")
-    return argument

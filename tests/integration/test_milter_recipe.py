@@ -1,4 +1,4 @@
-"""The recipe for the milter, as it stands in deploy/: its files work together."""
+"""The recipes for the milter, as they stand in deploy/: their files work together."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from tests.support.gateway import running_gateway
 from tests.support.need import need
 from tests.support.postfix import running_postfix
 from tests.support.process import free_port
+from tests.support.sendmail import Door, running_sendmail
+from tests.support.sink import Sink
 
-_RECIPE = Path(__file__).parents[2] / "deploy/postfix/milter"
+_ROOT = Path(__file__).parents[2]
+_RECIPE = _ROOT / "deploy/postfix/milter"
+_SENDMAIL = _ROOT / "deploy/sendmail"
 _MESSAGE = b"From: a@example.com\r\nMessage-ID: <%b@example.com>\r\n\r\nx\r\n"
 
 
@@ -23,23 +27,27 @@ def _main_cf() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-@pytest.mark.postfix
-def test_recipe_marks_a_duplicate() -> None:
-    need("postfix", root=True)
+def _settings(port: int) -> dict[str, object]:
+    """Return what config.toml says, but with a port of our own."""
     config = tomllib.loads((_RECIPE / "config.toml").read_text())
-    main = _main_cf()
-    [address] = config["listen"]["milter"]
-    assert main["smtpd_milters"] == f"inet:{address}"
-    port = free_port()
-    main["smtpd_milters"] = f"inet:127.0.0.1:{port}"
-    settings = {
+    assert config["listen"]["milter"] == ["127.0.0.1:8891"]
+    return {
         "listen.smtp": config["listen"]["smtp"],
         "listen.milter": [f"127.0.0.1:{port}"],
         "downstream.servers": config["downstream"]["servers"],
         "dedup.action": config["dedup"]["action"],
         "milter.provisional": config["milter"]["provisional"],
     }
-    with running_gateway(settings), running_postfix(main=main) as postfix:
+
+
+@pytest.mark.postfix
+def test_recipe_marks_a_duplicate() -> None:
+    need("postfix", root=True)
+    main = _main_cf()
+    port = free_port()
+    assert main["smtpd_milters"] == "inet:127.0.0.1:8891"
+    main["smtpd_milters"] = f"inet:127.0.0.1:{port}"
+    with running_gateway(_settings(port)), running_postfix(main=main) as postfix:
         for _ in range(2):
             assert deliver(
                 postfix.port, "a@example.com", ["b@example.org"], _MESSAGE % b"recipe"
@@ -47,3 +55,27 @@ def test_recipe_marks_a_duplicate() -> None:
         first, second = postfix.wait_for_queued(2)
     assert b"X-Mailonce" not in first.message
     assert second.message.startswith(b"X-Mailonce: duplicate; ")
+
+
+@pytest.mark.sendmail
+@pytest.mark.parametrize("is_for_one_port", [False, True], ids=["each port", "one port"])
+def test_recipe_for_sendmail_marks_a_duplicate(*, is_for_one_port: bool) -> None:
+    port = free_port()
+    mc = (_SENDMAIL / "mailonce.mc").read_text()
+    assert mc.splitlines()[-1] in (_ROOT / "docs/milter.md").read_text()
+    mc = mc.replace("8891@", f"{port}@")
+    if is_for_one_port:
+        mc = mc.replace("INPUT_MAIL_FILTER(", "MAIL_FILTER(")
+    doors = Door("mailonce" if is_for_one_port else ""), Door()
+    with (
+        Sink() as sink,
+        running_sendmail(*doors, passes_to=sink.port, mc=mc) as sendmail,
+        running_gateway(_settings(port)),
+    ):
+        for door in (doors[0], doors[0], doors[1]):
+            assert deliver(
+                door.port, "a@example.com", ["b@example.org"], _MESSAGE % b"recipe"
+            ).is_accepted
+        sendmail.wait_until_idle()
+    marked = [each.message.startswith(b"X-Mailonce: duplicate; ") for each in sink.accepted]
+    assert marked == [False, True, not is_for_one_port]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.client import Client, deliver, deliver_over, stuffed
 from tests.support.milter_mail import SHAPES, Hop, fresh_message, fresh_number, hop_on
-from tests.support.milter_server import running_milter, start_milter
+from tests.support.milter_server import running_milter
 from tests.support.process import free_port, temporary_folder
 from tests.support.sendmail import HOSTNAME, Door, Sendmail, running_sendmail
 from tests.support.sink import Sink
@@ -22,6 +22,10 @@ pytestmark = pytest.mark.sendmail
 _RULES = {"*@drop.test": "drop", "*@observe.test": "observe", f"*@{HOSTNAME}": "drop"}
 _ALICE = "alice@example.com"
 _RECEIVED = re.compile(rb"^Received: from .*?\r\n(?![ \t])", re.DOTALL | re.MULTILINE)
+
+
+def _filter(name: str, socket: str, rest: str = ", F=T") -> str:
+    return f"INPUT_MAIL_FILTER(`{name}', `S={socket}{rest}')dnl\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +98,23 @@ def site() -> Iterator[_Site]:
     with ExitStack() as stack:
         folder = stack.enter_context(temporary_folder("milter"))
         store, careful = folder / "seen.db", folder / "careful.sock"
+        virtual = folder / "virtual"
+        virtual.write_text("virtual@alias.test:bob@drop.test\n")
         hopeful, first, deaf = free_port(), free_port(), free_port()
         doors = Door("careful"), Door("hopeful"), Door("first;careful"), Door("deaf")
         sink = stack.enter_context(Sink())
-        sockets = {
-            "careful": f"local:{careful}",
-            **{
-                name: f"inet:{port}@127.0.0.1"
-                for name, port in (("hopeful", hopeful), ("first", first), ("deaf", deaf))
-            },
-        }
-        filters = "".join(
-            f"INPUT_MAIL_FILTER(`{name}', `S={socket}, F=T')dnl\n"
-            for name, socket in sockets.items()
+        filters = (
+            _filter("careful", f"local:{careful}"),
+            _filter("hopeful", f"inet:{hopeful}@127.0.0.1"),
+            _filter("first", f"inet:{first}@127.0.0.1"),
+            _filter("deaf", f"inet:{deaf}@127.0.0.1"),
+            f"FEATURE(`virtusertable', `text -k0 -v1 -z: {virtual}')dnl\n",
+            "VIRTUSER_DOMAIN(`alias.test')dnl\n",
+        )
+        sendmail = stack.enter_context(
+            running_sendmail(
+                *doors, passes_to=sink.port, mc="".join(filters), aliases="team:bob@drop.test\n"
+            )
         )
         common = {"store": str(store), "rules": _RULES}
         stack.enter_context(running_milter(careful, folder / "careful.log", **common))
@@ -116,12 +124,6 @@ def site() -> Iterator[_Site]:
         stack.enter_context(running_milter(first, folder / "first.log"))
         nobody = f"redis://127.0.0.1:{free_port()}/0"
         stack.enter_context(running_milter(deaf, folder / "deaf.log", store=nobody))
-        sendmail = stack.enter_context(
-            running_sendmail(
-                *doors, passes_to=sink.port, mc=filters, aliases="team:bob@drop.test\n"
-            )
-        )
-        assert sendmail.said() == ""
         yield _Site(sendmail, sink, store, *(door.port for door in doors))
 
 
@@ -199,6 +201,16 @@ def test_alias_of_a_recipient_is_another_recipient(site: _Site) -> None:
     arrived = site.send_one(site.hopeful, message, "bob@drop.test", f"team@{HOSTNAME}")
     assert arrived.recipients == ("bob@drop.test",)
     assert site.send(site.hopeful, message, f"team@{HOSTNAME}") == []
+
+
+def test_two_names_of_one_address_are_one_recipient(site: _Site) -> None:
+    """P1: to Sendmail itself, which gives them one copy; whoever has it does not get another."""
+    message = fresh_message()
+    site.send_one(site.hopeful, message, "bob@drop.test")
+    assert site.send(site.hopeful, message, "bob@drop.test", "virtual@alias.test") == []
+    other = fresh_message()
+    arrived = site.send_one(site.hopeful, other, "virtual@alias.test", "bob@drop.test")
+    assert arrived.recipients == ("bob@drop.test",)
 
 
 def test_second_recipient_is_new(site: _Site) -> None:
@@ -366,10 +378,6 @@ async def test_hop_knows_what_the_milter_saw(site: _Site, hop: Hop) -> None:
     assert b"id " + candidate.sighting.note in arrived.message
 
 
-def _filter(name: str, port: int, rest: str = "") -> str:
-    return f"INPUT_MAIL_FILTER(`{name}', `S=inet:{port}@127.0.0.1{rest}')dnl\n"
-
-
 def _code(client: Client, message: bytes) -> int:
     """Return the code of the reply that decided; the connection is greeted."""
     last = deliver_over(client, _ALICE, ["bob@tag.test"], message).last
@@ -389,29 +397,22 @@ def test_milter_killed_its_flag_holds(tmp_path: Path, flag: str, codes: tuple[in
     """P1: whatever was answered with 250 has arrived; on an old connection and on a new one."""
     port, log = free_port(), tmp_path / "milter.log"
     sent = [fresh_message() for _ in range(4)]
-    milter = start_milter(port, log)
-    with (
-        Sink() as sink,
-        running_sendmail(passes_to=sink.port, mc=_filter("mailonce", port, flag)) as sendmail,
-        Client(sendmail.port) as old,
-    ):
-        old.greet()
-        found = [_code(old, sent[0])]
-        milter.kill()
-        found.append(_code(old, sent[1]))
-        with Client(sendmail.port) as new:
-            banner = new.answer()
-            if banner.code == 220 and new.command("EHLO client.test").code == 250:
-                found.append(_code(new, sent[2]))
-            else:
-                found.append(banner.code)
-        milter = start_milter(port, log)
-        try:
-            with Client(sendmail.port) as back:
-                back.greet()
-                found.append(_code(back, sent[3]))
-        finally:
-            milter.stop()
+    mc = _filter("mailonce", f"inet:{port}@127.0.0.1", flag)
+    with Sink() as sink, running_sendmail(passes_to=sink.port, mc=mc) as sendmail:
+        with running_milter(port, log) as milter, Client(sendmail.port) as old:
+            old.greet()
+            found = [_code(old, sent[0])]
+            milter.kill()
+            found.append(_code(old, sent[1]))
+            with Client(sendmail.port) as new:
+                banner = new.answer()
+                if banner.code == 220 and new.command("EHLO client.test").code == 250:
+                    found.append(_code(new, sent[2]))
+                else:
+                    found.append(banner.code)
+        with running_milter(port, log), Client(sendmail.port) as back:
+            back.greet()
+            found.append(_code(back, sent[3]))
         sendmail.wait_until_idle()
     assert found == [250, *codes, 250]
     arrived = [each.message for each in sink.accepted]
@@ -421,9 +422,9 @@ def test_milter_killed_its_flag_holds(tmp_path: Path, flag: str, codes: tuple[in
 
 
 async def test_sendmail_has_patience_while_another_copy_is_in_flight(tmp_path: Path) -> None:
-    """P1: Sendmail waits for R, not for E; without a sign of life the copy would pass unchecked."""
+    """Sendmail waits for R, not for E. Then its flag would hold, and without one the copy pass."""
     port, store = free_port(), tmp_path / "seen.db"
-    mc = _filter("mailonce", port, ", T=R:3s")
+    mc = _filter("mailonce", f"inet:{port}@127.0.0.1", ", F=T, T=R:3s")
     with (
         Sink() as sink,
         running_milter(port, tmp_path / "log", store=str(store), in_flight_wait_s=4.0),

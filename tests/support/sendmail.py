@@ -100,7 +100,8 @@ class Sendmail:
         doors: its ports, in order.
     """
 
-    def __init__(self, folder: Path, doors: tuple[Door, ...]) -> None:
+    def __init__(self, binary: Path, folder: Path, doors: tuple[Door, ...]) -> None:
+        self._binary = binary
         self.folder = folder
         self.doors = doors
         self._child: Child | None = None
@@ -113,7 +114,7 @@ class Sendmail:
     def start(self) -> None:
         """Start it and wait until it listens."""
         command: list[str | Path] = ["unshare", "--mount", "--uts", "sh", "-ec", _OWN_WORLD, "sh"]
-        command += [_binary(), "-C", self.folder / "sendmail.cf", "-bD", "-q1s"]
+        command += [self._binary, "-C", self.folder / "sendmail.cf", "-bD", "-q1s"]
         child = start(command, self.folder / "sendmail.out", folder=self.folder)
         self._child = child
         for door in self.doors:
@@ -124,10 +125,6 @@ class Sendmail:
         if self._child is not None:
             self._child.kill()
             self._child = None
-
-    def said(self) -> str:
-        """Return what it complained of at its start; what it logs goes nowhere."""
-        return (self.folder / "sendmail.out").read_text()
 
     def wait_until_idle(self) -> None:
         """Wait until all that it has answered with 250 is passed on or dropped."""
@@ -148,8 +145,9 @@ def running_sendmail(
         aliases: of local users, a line ``name:target`` each.
     """
     need("unshare:util-linux", "m4", root=True)
+    binary = _binary()
     with temporary_folder("sendmail") as folder:
-        instance = Sendmail(folder, doors or (Door(),))
+        instance = Sendmail(binary, folder, doors or (Door(),))
         (folder / "queue").mkdir(mode=0o700)
         for name, text in {**_FILES, "aliases": aliases}.items():
             (folder / name).write_text(text)
