@@ -31,15 +31,13 @@ _PLAIN = re.compile(
     rb"[ \t\r\n]*+<(" + _DOT_ATOM + rb")@(" + _DOT_ATOM + rb")>[ \t\r\n]*+",
 )
 _QUOTED_DOT_ATOM = re.compile(rb'"(' + _DOT_ATOM + rb')"')
-_TEXT, _QUOTED, _BLANK, _COMMENT = "text", "quoted", "blank", "comment"
-_UNCLEAN = re.compile(rb'[ \t\r\n"(\\]')
+_TEXT, _QUOTED, _COMMENT = "text", "quoted", "comment"
+_SPECIAL = re.compile(rb'["(\\]')
 # A backslash quotes the next octet that is no blank, wherever it stands (RFC 5322 section 3.2.1).
-_BLANK_OR_TEXT = rb"""
-    (?P<blank>[ \t\r\n]+)
-  | (?P<text>(?:[^ \t\r\n"()\\]++|\\[ \t\r\n]*+[^ \t\r\n])++|.)"""
-_UNQUOTED_PIECE = re.compile(_BLANK_OR_TEXT, re.DOTALL | re.VERBOSE)
+_TEXT_PIECE = rb"""(?P<text>(?:[^"()\\]++|\\[ \t\r\n]*+[^ \t\r\n])++|.)"""
+_UNQUOTED_PIECE = re.compile(_TEXT_PIECE, re.DOTALL | re.VERBOSE)
 _PIECE = re.compile(
-    rb"""(?P<quoted>"(?:[^"\\]++|\\.)*+") |""" + _BLANK_OR_TEXT, re.DOTALL | re.VERBOSE
+    rb"""(?P<quoted>"(?:[^"\\]++|\\.)*+") |""" + _TEXT_PIECE, re.DOTALL | re.VERBOSE
 )
 _PARENTHESIS = re.compile(rb"\\[ \t\r\n]*[^ \t\r\n]|[()]")
 _BLANKS = b" \t\r\n"
@@ -47,9 +45,8 @@ _BOUNDARY = b" \t\r\n<>@"
 # Seen in practice: "<1@b>", "systemmessage", ids cut by a sender ("abc..."). Seven octets is the
 # shortest id in our vectors that ever told two messages apart ("foo@bar").
 _SHORTEST_STRONG_OCTETS = 7
-# RFC 5322 section 2.1.1: no line is longer. Attack: each parenthesis costs microseconds, and a
-# header section has room for a quarter of a million.
-_LONGEST_OCTETS = 998
+# Attack: each of them costs microseconds, and a header section has room for a quarter of a million.
+_MOST_SPECIALS = 1000
 _MOST_FIELDS = 5
 
 
@@ -81,17 +78,19 @@ def message_id_of(bodies: Sequence[bytes]) -> MessageId:
 
     Args:
         bodies: raw bodies of all Message-ID fields, in order. The first that is not empty counts
-            (RFC 7352 section 3.1), because relays append and prepend others. Beyond five, more
-            than relays could have added, they are not read.
+            (RFC 7352 section 3.1), because relays append and prepend others. Beyond five that hold
+            anything, more than relays could have added, they are not read.
     """
     if len(bodies) == 1 and (plain := _PLAIN.fullmatch(bodies[0])):
         canonical = b"%b@%b" % (plain[1], plain[2].lower())
         return MessageId(Form.WEAK if is_weak(canonical) else Form.VALID, canonical)
-    ids = [canonical_of(body) for body in bodies[:_MOST_FIELDS]]
+    telling = [body for body in bodies if body.strip(_BLANKS + b"<>")]
+    ids = [canonical_of(body) for body in telling[:_MOST_FIELDS]]
     first = next((value for value in ids if value is not None), None)
     if first is None:
         return MessageId(Form.MISSING, None)
-    if len(set(ids)) > 1 or len(bodies) > _MOST_FIELDS or any(map(_names_several, bodies)):
+    differ = len(set(ids)) > 1 or len(telling) < len(bodies) or len(telling) > _MOST_FIELDS
+    if differ or any(map(_names_several, telling)):
         return MessageId(Form.MULTIPLE, first)
     if is_weak(first):
         return MessageId(Form.WEAK, first)
@@ -102,20 +101,31 @@ def message_id_of(bodies: Sequence[bytes]) -> MessageId:
 def canonical_of(body: bytes) -> bytes | None:
     """Return the canonical id in one field body, or None if it holds none (``<>``, ``<@x>``).
 
-    What is longer than any line may be is taken as it stands, without blanks and outer brackets.
+    Where more parentheses, quotes and backslashes stand than anybody means, they are text.
     """
     value = unfolded(body)
-    compact = value.translate(None, _BLANKS)
-    is_overlong = len(compact.strip(b"<>")) > _LONGEST_OCTETS
-    token = compact if is_overlong else _cleaned(_token(value))
-    left, at, right = token.lstrip(b"<").rstrip(b">").rpartition(b"@")
+    token = _token(value)
+    is_intricate = _is_intricate(value)
+    cleaned = token.translate(None, _BLANKS) if is_intricate else _cleaned(token)
+    left, at, right = cleaned.lstrip(b"<").rstrip(b">").rpartition(b"@")
     if not at:
         return right or None
     if not left:
         return None
-    if not is_overlong and (quoted := _QUOTED_DOT_ATOM.fullmatch(left)):
+    if not is_intricate and (quoted := _QUOTED_DOT_ATOM.fullmatch(left)):
         left = quoted[1]
     return left + at + right.lower()
+
+
+def canonical_of_pasted(text: bytes) -> bytes | None:
+    """Return the canonical id that somebody names, as a field has it, in brackets or without.
+
+    A canonical id with ``<`` in it could be taken for the beginning of another without brackets.
+    """
+    value = unfolded(text)
+    if b"<" in value and not value.startswith(b"<") and b">" not in value:
+        value = b"<%b>" % value
+    return canonical_of(value)
 
 
 def is_valid(canonical: bytes) -> bool:
@@ -136,33 +146,49 @@ def is_weak(canonical: bytes) -> bool:
 
 
 def _token(value: bytes) -> bytes:
-    """Return what stands in the first ``<…>``, or the whole value."""
-    start = next(
-        (begin for kind, begin, _ in _segments(value) if kind in (_TEXT, _QUOTED)), len(value)
-    )
-    opening = value.find(b"<", start)
-    closing = value.find(b">", opening + 1)
-    if opening >= 0 and closing >= 0:
-        return value[opening + 1 : closing]
-    if opening == start:
-        return value[opening + 1 :]
-    return value
+    """Return what stands in the first ``<…>``, behind a ``<`` that is not closed, or all of it."""
+    if span := _span(value):
+        return value[span[0] + 1 : span[1]]
+    opening = _opening(value, (_TEXT,))
+    return value if opening is None else value[opening + 1 :]
+
+
+def _span(value: bytes) -> tuple[int, int] | None:
+    """Return where the first ``<`` outside comments stands, and the ``>`` behind it."""
+    opening = _opening(value, (_TEXT, _QUOTED))
+    closing = -1 if opening is None else value.find(b">", opening + 1)
+    return None if opening is None or closing < 0 else (opening, closing)
+
+
+def _opening(value: bytes, kinds: Sequence[str]) -> int | None:
+    """Return where the first ``<`` stands that is part of something of these kinds."""
+    if b"<" not in value:
+        return None
+    if not _SPECIAL.search(value) or _is_intricate(value):
+        return value.find(b"<")
+    found = (value.find(b"<", begin, end) for kind, begin, end in _segments(value) if kind in kinds)
+    return next((position for position in found if position >= 0), None)
+
+
+def _is_intricate(value: bytes) -> bool:
+    return sum(map(value.count, (b"(", b")", b'"', b"\\"))) > _MOST_SPECIALS
 
 
 def _names_several(body: bytes) -> bool:
     """Say whether one field holds a second, different ``<…>``."""
     value = unfolded(body)
-    first = value.find(b">", value.find(b"<") + 1)
-    second = value.find(b"<", first + 1)
-    if first < 0 or second < 0 or value.find(b">", second) < 0:
+    if not (first := _span(value)):
         return False
-    return canonical_of(value[second:]) not in (None, canonical_of(value))
+    rest = value[first[1] + 1 :]
+    if not (second := _span(rest)):
+        return False
+    return canonical_of(rest[second[0] :]) not in (None, canonical_of(value))
 
 
 def _cleaned(token: bytes) -> bytes:
     """Remove blanks outside quotes, and comments where the grammar allows one."""
-    if not _UNCLEAN.search(token):
-        return token
+    if not _SPECIAL.search(token):
+        return token.translate(None, _BLANKS)
     kept = {_TEXT: _BLANKS, _QUOTED: b""}
     return b"".join(
         token[begin:end].translate(None, kept[kind])
@@ -172,7 +198,7 @@ def _cleaned(token: bytes) -> bytes:
 
 
 def _segments(value: bytes) -> Iterator[tuple[str, int, int]]:
-    """Cut a value into text, quoted strings, blanks and comments; linear in its length.
+    """Cut a value into text, quoted strings and comments; linear in its length.
 
     A parenthesis that touches text on both sides belongs to the id: ``rz(1)_ae2`` (seen in
     practice). Adjacent comments are judged as one, so that a second pass finds nothing new.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gateway.core.fingerprint import IDENTIFYING_FIELDS
-from gateway.core.header import Field, collapsed, select, unfolded
+from gateway.core.header import Field, collapsed, select, start_of_fields, unfolded
 from gateway.core.message_id import Form, MessageId, canonical_of, message_id_of
 from gateway.core.rule import Collisions, Match, Mode, Policy
 from gateway.core.unique_id import Identity
@@ -38,8 +38,11 @@ EXAMINED = frozenset(
         b"resent-date",
     )
 )
-"""Names of the fields that `examine` looks at, in lower case; no other makes a difference to it."""
+"""Names of the fields that `examine` reads, in lower case."""
 
+_MESSAGE_ID_LINE = re.compile(
+    rb"^message-id[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.IGNORECASE | re.MULTILINE
+)
 # RFC 6376 section 3.5: h= is a colon-separated list of names, blanks allowed around each.
 _SIGNED_NAMES = re.compile(rb"(?:^|;)\s*h\s*=([^;]*)", re.IGNORECASE)
 _IN_LAST_BRACKETS = re.compile(rb"<([^<>]+)>[^<>]*\Z")
@@ -58,7 +61,7 @@ class Verdict(StrEnum):
 
 
 class Action(StrEnum):
-    """What became of it."""
+    """What became of a copy, or is to become of it."""
 
     RELAYED = "relayed"
     TAGGED = "tagged"
@@ -176,24 +179,30 @@ def examine(section: bytes, *, is_whole: bool = True) -> Examination:
             on behind the cut then; `forgery` sees to the rest of it if it is one of ours.
     """
     found, stray = select(section, EXAMINED)
-    return examined(found, stray, is_whole=is_whole)
+    has_fields = start_of_fields(section) < len(section) - len(stray)
+    return examined(found, stray, is_whole=is_whole, below=stray if has_fields else b"")
 
 
 def examined(
-    found: Mapping[bytes, Sequence[Field]], stray: bytes = b"", *, is_whole: bool = True
+    found: Mapping[bytes, Sequence[Field]],
+    stray: bytes = b"",
+    *,
+    is_whole: bool = True,
+    below: bytes = b"",
 ) -> Examination:
     """Read all that matters from fields that were picked already; see `examine`.
 
     Args:
         found: fields by name, in order; every name of `EXAMINED` a key.
         stray: octets behind the last field.
+        below: the same, if there are fields above them.
         is_whole: see `examine`.
     """
     ids = found[b"message-id"]
     date = found[b"date"]
     list_id = found[b"list-id"]
     return Examination(
-        message_id=message_id_of([field.body for field in ids]),
+        message_id=_message_id([field.body for field in ids], below),
         message_id_fields=tuple(ids),
         list_id=_list_identifier(list_id[0].body) if list_id else b"",
         resent=_resent(found[b"resent-message-id"], found[b"resent-from"], found[b"resent-date"]),
@@ -207,6 +216,22 @@ def examined(
         stray=stray,
         is_whole=is_whole,
     )
+
+
+def _message_id(bodies: Sequence[bytes], below: bytes) -> MessageId:
+    """Return form and canonical id of a message.
+
+    Seen in practice: a line that is no field between others, such as a continuation without its
+    blank. The header section ends there for most servers, but not at an empty line; relays leave
+    what is below as it is, and an id down there identifies the message. It may also be quoted text
+    of a sender that forgot the empty line, and so it is weak.
+    """
+    message_id = message_id_of(bodies)
+    if message_id.canonical is None and below:
+        canonical = message_id_of(_MESSAGE_ID_LINE.findall(below)).canonical
+        if canonical is not None:
+            return MessageId(Form.WEAK, canonical)
+    return message_id
 
 
 def identity_of(
@@ -239,15 +264,15 @@ def decide(
     is_same_content: bool,
     is_young: bool = True,
 ) -> Decision:
-    """Decide over one recipient's copy.
+    """Decide what becomes of one recipient's copy.
 
     Args:
         policy: that holds for the recipient.
         form: of the Message-ID.
         sighting: from the tracking list; None if the list could not be asked.
-        is_same_content: whether a `SEEN` copy had the same fingerprint; of no matter otherwise.
-        is_young: whether a provisional sighting may still turn out not to have been accepted; of no
-            matter for others.
+        is_same_content: whether a `SEEN` copy had the same fingerprint; ignored otherwise.
+        is_young: whether a provisional sighting is so recent that its message may have failed, and
+            this copy be the retry; ignored for other sightings.
 
     Returns:
         Verdict and action. Only `Verdict.DUPLICATE` ever comes with `Action.DROPPED`.
@@ -324,7 +349,7 @@ def _is_id_enough(policy: Policy, form: Form) -> bool:
 
 def _duplicate(policy: Policy, form: Form, *, is_doubtful: bool, is_asked_for: bool) -> Action:
     if is_asked_for and policy.mode is not Mode.OBSERVE:
-        # For others' sake: who has got the message would get it once more with each retry.
+        # The client tries again for the others' sake; this recipient would get a copy each time.
         return Action.DROPPED
     if policy.mode is not Mode.DROP:
         return _tagged(policy)

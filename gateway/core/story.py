@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 
 from gateway.core.answer import IN_FLIGHT, LOST, NO_ROOM, REFUSED_CONTENT, UNCHECKED
-from gateway.core.message_id import canonical_of
+from gateway.core.message_id import canonical_of_pasted
 from gateway.core.policy import Action, Sighting
 from gateway.core.report import Entry
 from gateway.core.unique_id import MESSAGE_OCTETS, RECIPIENT_OCTETS, Identity, UniqueId
@@ -102,7 +102,7 @@ def identities_of(pasted: bytes) -> tuple[Identity, ...]:
     Returns:
         One identity or two, the literal one first; none if this is no Message-ID.
     """
-    canonical = canonical_of(pasted)
+    canonical = canonical_of_pasted(pasted)
     if canonical is None:
         return ()
     found = [Identity(b"id", canonical)]

@@ -101,9 +101,8 @@ def lacks_id(examination: Examination) -> bool:
     RFC 6376 section 5.4: a name in h= without such a field asserts its absence. Where only a part
     of the section was examined, a Message-ID or a signature may stand in the rest.
     """
-    return (
-        examination.is_whole and not examination.message_id_fields and not examination.is_id_signed
-    )
+    is_missing = not examination.message_id_fields and examination.message_id.canonical is None
+    return examination.is_whole and is_missing and not examination.is_id_signed
 
 
 def repaired_id(examination: Examination, generated: bytes) -> bytes | None:

@@ -23,6 +23,7 @@ from gateway.core.policy import (
     summary,
 )
 from gateway.core.rule import Collisions, Match, Mode, Policy
+from gateway.core.tag import lacks_id, repaired_id
 from gateway.core.unique_id import Identity
 
 _SEEN = Sighting(Sight.SEEN, 1_700_000_000, b"f" * 12, 1)
@@ -287,7 +288,32 @@ def test_empty_date_is_none() -> None:
 
 def test_text_below_the_fields_is_stray() -> None:
     assert examine(b"To: a\r\nHello\r\nMessage-ID: <a-1@b>\r\n").stray.startswith(b"Hello")
-    assert examine(b"To: a\r\nHello\r\nMessage-ID: <a-1@b>\r\n").is_identity_derived
+    assert examine(b"Hello\r\nMessage-ID: <a-1@b>\r\n").is_identity_derived
+
+
+IDS_BELOW = [
+    (b"To: a\r\nHello\r\nMessage-ID: <a-1@b.de>\r\n", b"a-1@b.de", "below a line that is no field"),
+    (b"To: a\nHello\nmessage-id :\n <a-1@b.de>\n", b"a-1@b.de", "folded, with LF"),
+    (b"To: a\r\nMessage-ID: <>\r\nx\r\nMessage-ID: <a-1@b.de>\r\n", b"a-1@b.de", "above: empty"),
+    (b"Message-ID: <a-2@b.de>\r\nx\r\nMessage-ID: <a-1@b.de>\r\n", b"a-2@b.de", "above: another"),
+    (b"To: a\r\nx Message-ID: <a-1@b.de>\r\n", None, "not at the start of a line"),
+    (b"From a\r\nx\r\nMessage-ID: <a-1@b.de>\r\n", None, "no field above"),
+]
+
+
+@pytest.mark.parametrize(
+    ("section", "canonical", "reason"), IDS_BELOW, ids=[r[2] for r in IDS_BELOW]
+)
+def test_id_below_a_stray_line(section: bytes, canonical: bytes | None, reason: str) -> None:
+    """Only an empty line ends the search; but alone it is never enough to drop a message (P1)."""
+    seen = examine(section)
+    assert seen.message_id.canonical == canonical, reason
+    if not seen.message_id_fields or canonical == b"a-1@b.de":
+        assert seen.message_id.form in (Form.WEAK, Form.MISSING)
+    assert seen.stray
+    if canonical is not None:
+        assert not lacks_id(seen)
+        assert repaired_id(seen, b"g") is None
 
 
 SIGNATURES = [
