@@ -31,11 +31,6 @@ class Conclusion:
     decisions: tuple[Decision, ...]
     replies: tuple[Reply | None, ...]
 
-    @property
-    def accepted(self) -> tuple[bool, ...]:
-        """Say for each recipient whether the downstream has accepted the message."""
-        return tuple(reply is not None and reply.is_accepted for reply in self.replies)
-
 
 def conclude(decisions: Sequence[Decision], replies: Mapping[int, Reply]) -> Conclusion:
     """Turn the downstream's replies into one for the client, and an end for each recipient.

@@ -33,12 +33,10 @@ class SmtpSession(SmtpConnection):
 
     def smtp_HELO(self, line: bytes, argument: bytes) -> Awaitable[None]:
         """Take the client's name (RFC 5321 section 4.1.1.1)."""
-        del line
         return self._hello(argument, is_extended=False)
 
     def smtp_EHLO(self, line: bytes, argument: bytes) -> Awaitable[None]:
         """Take the client's name and say what the downstream and we can do."""
-        del line
         return self._hello(argument, is_extended=True)
 
     async def _hello(self, argument: bytes, *, is_extended: bool) -> None:
@@ -210,7 +208,6 @@ class SmtpSession(SmtpConnection):
 
     def smtp_NOOP(self, line: bytes, argument: bytes) -> None:
         """Do nothing (RFC 5321 section 4.1.1.9)."""
-        del line, argument
         self._output.say(answer.OK)
 
     def smtp_VRFY(self, line: bytes, argument: bytes) -> None:
@@ -222,12 +219,10 @@ class SmtpSession(SmtpConnection):
 
     def smtp_HELP(self, line: bytes, argument: bytes) -> None:
         """Say what this is (RFC 5321 section 4.1.1.8)."""
-        del line, argument
         self._output.say(answer.HELP)
 
     def _not_offered(self, line: bytes, argument: bytes) -> None:
         """Refuse what is known and not offered (RFC 5321 section 4.2.4)."""
-        del line, argument
         self._complain(answer.NOT_IMPLEMENTED)
 
     def smtp_QUIT(self, line: bytes, argument: bytes) -> None:

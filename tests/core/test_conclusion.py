@@ -74,8 +74,8 @@ def test_250_only_if_everybody_is_served(data: st.DataObject, decisions: list[De
     }
     end = conclude(decisions, replies)
     is_served = [
-        accepted or decision is _DROPPED
-        for decision, accepted in zip(decisions, end.accepted, strict=True)
+        decision is _DROPPED or (reply is not None and reply.is_accepted)
+        for decision, reply in zip(decisions, end.replies, strict=True)
     ]
     assert end.reply.is_accepted == all(is_served)
 
