@@ -11,18 +11,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.core.edition import EditionSettings
-from gateway.core.handover import HandOver
 from gateway.core.policy import Sighting
-from gateway.core.report import Keep
-from gateway.core.unique_id import Sealer
-from gateway.desk import Desk, RelaySettings
-from gateway.edge.downstream import DownstreamConnector
-from gateway.edge.downstream_session import ServerAddress, SessionSettings
+from gateway.desk import Desk
 from gateway.edge.tracking_memory import MemoryTrackingList
 from gateway.faces.smtp import SmtpSession
-from gateway.screening import Screening, ScreeningSettings
-from tests.support.session import Recorder, reception_of
+from tests.support.session import Recorder, desk_of, reception_of
 from tests.support.sink import Sink
 
 _BUG = "a bug"
@@ -67,19 +60,6 @@ class _Peer:
         await self._writer.wait_closed()
 
 
-def _desk_of(tracking_list: MemoryTrackingList, sink: Sink, recorder: Recorder) -> Desk:
-    settings = SessionSettings(HandOver.NONE, "gateway.test", None, False, 5.0, 5.0, 5.0)
-    server = ServerAddress(is_lmtp=False, host="127.0.0.1", port=sink.port)
-    connector = DownstreamConnector([server], settings, lambda *_: None, lambda _: None)
-    edition = EditionSettings(hostname="gateway.test", id_domain="gateway.test")
-    return Desk(
-        connector.open,
-        Screening(tracking_list, Sealer(b""), ScreeningSettings()),
-        recorder,
-        RelaySettings(edition, 65_536, hops=100, lease_s=60.0, keep=Keep.ALL),
-    )
-
-
 @asynccontextmanager
 async def _served(desk: Desk, recorder: Recorder) -> AsyncIterator[_Peer]:
     """Serve SMTP, and return a client that has said EHLO."""
@@ -115,7 +95,7 @@ async def test_p1_a_bug_costs_one_reply_at_most(
 ) -> None:
     sink.forget()
     recorder = Recorder()
-    async with _served(_desk_of(kind(), sink, recorder), recorder) as peer:
+    async with _served(desk_of(kind(), sink.port, recorder), recorder) as peer:
         for number in (b"1", b"2"):
             assert await peer.say(_ENVELOPE, 3) == [250, 250, 354], reason
             assert await peer.say(_CONTENT % number, 1) == [code], reason

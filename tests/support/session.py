@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.core.capability import NOTHING
-from gateway.core.report import Report
-from gateway.desk import Desk
+from gateway.core.edition import EditionSettings
+from gateway.core.handover import HandOver
+from gateway.core.report import Keep, Report
+from gateway.core.unique_id import Sealer
+from gateway.desk import Desk, RelaySettings
+from gateway.edge.downstream import DownstreamConnector
+from gateway.edge.downstream_session import ServerAddress, SessionSettings
 from gateway.faces.smtp_reception import Reception, SmtpSettings
-from gateway.ports import Admission
+from gateway.ports import Admission, TrackingList
+from gateway.screening import Screening, ScreeningSettings
 
 IDLE_TIMEOUT_S = 60.0
 
@@ -52,6 +58,20 @@ class Recorder:
 
     def leave(self, address: str) -> None:
         """Expect it."""
+
+
+def desk_of(tracking_list: TrackingList, port: int, recorder: Recorder) -> Desk:
+    """Return what a session works with, its downstream at a port of this machine."""
+    settings = SessionSettings(HandOver.NONE, "gateway.test", None, False, 5.0, 5.0, 5.0)
+    server = ServerAddress(is_lmtp=False, host="127.0.0.1", port=port)
+    connector = DownstreamConnector([server], settings, lambda *_: None, lambda _: None)
+    edition = EditionSettings(hostname="gateway.test", id_domain="gateway.test")
+    return Desk(
+        connector.open,
+        Screening(tracking_list, Sealer(b""), ScreeningSettings()),
+        recorder,
+        RelaySettings(edition, 65_536, hops=100, lease_s=60.0, keep=Keep.ALL),
+    )
 
 
 def reception_of(recorder: Recorder, current_desk: Callable[[], Desk]) -> Reception:
