@@ -169,14 +169,7 @@ class Supervisor:
             self._census_key,
         )
         writer.write(sent(begin))
-        try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                is_ready = isinstance(await receive(reader), Ready)
-                if not is_ready:
-                    await place.process.wait()
-        except TimeoutError:
-            is_ready = False
-        if not is_ready:
+        if not await _becomes_ready(place.process, reader):
             writer.close()
             with contextlib.suppress(ProcessLookupError):
                 place.process.kill()
@@ -186,7 +179,7 @@ class Supervisor:
             hearing = asyncio.create_task(_hear(reader, writer, self._inquiry))
             self._hearing.add(hearing)
             hearing.add_done_callback(self._hearing.discard)
-        # What all were told while it started, it has not heard.
+        # It has not heard what the others were told while it started.
         if self._config is not config:
             writer.write(sent(Reload(self._config)))
         if self._proof is not proof:
@@ -259,6 +252,18 @@ async def _hear(
         if isinstance(message, Told):
             inquiry.take(message)
     inquiry.detach(writer)
+
+
+async def _becomes_ready(process: asyncio.subprocess.Process, reader: asyncio.StreamReader) -> bool:
+    """Wait until a worker lets sessions in; False if it ends before that, or takes too long."""
+    try:
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            if isinstance(await receive(reader), Ready):
+                return True
+            await process.wait()
+    except TimeoutError:
+        pass
+    return False
 
 
 def _was_killed(process: asyncio.subprocess.Process | None) -> bool:
