@@ -12,7 +12,7 @@ from gateway.core.content import Unstuffer, unstuffed
 from gateway.core.fingerprint import Fingerprinter
 from gateway.core.forgery import ForgeryFilter
 from gateway.core.header import header_length
-from gateway.core.policy import Examination, examine
+from gateway.core.policy import Examination
 from gateway.core.value import value
 from gateway.errors import ContentRefusedError
 
@@ -101,16 +101,14 @@ def _head(received: bytes, length: int, limit_octets: int) -> Head:
     return Head(unstuffed(received[:length]), received[length:], length <= limit_octets)
 
 
-def examined(head: Head, most_hops: int) -> Examination:
-    """Examine a header section.
+def check_hops(examination: Examination, most_hops: int) -> None:
+    """Refuse a message that has been through too many servers (RFC 5321 section 6.3).
 
     Raises:
-        ContentRefusedError: the message has been through too many servers (RFC 5321 section 6.3).
+        ContentRefusedError: it has.
     """
-    examination = examine(head.section, is_whole=head.is_complete)
     if examination.hops > most_hops:
         raise ContentRefusedError("hops")
-    return examination
 
 
 class Body:

@@ -21,7 +21,7 @@ from gateway.core import answer
 from gateway.core.conclusion import Conclusion, conclude
 from gateway.core.envelope import Envelope
 from gateway.core.handover import Client
-from gateway.core.policy import Examination
+from gateway.core.policy import Examination, examine
 from gateway.core.reply import Reply
 from gateway.core.report import Report, entries
 from gateway.core.value import value
@@ -35,7 +35,7 @@ from gateway.errors import (
     UnreachableError,
 )
 from gateway.hop import Command, Hop, Transaction, transaction_of
-from gateway.inflow import Blocks, Body, Content, Head, examined, read_head
+from gateway.inflow import Blocks, Body, Content, Head, check_hops, read_head
 from gateway.plan import Plan, plan_of
 from gateway.spool import Spool
 
@@ -188,7 +188,8 @@ class Relay:
         screened, examination = None, None
         try:
             head = await read_head(content, arrival.desk.settings.header_size_octets)
-            examination = examined(head, arrival.desk.settings.hops)
+            examination = examine(head.section, is_whole=head.is_complete)
+            check_hops(examination, arrival.desk.settings.hops)
             body = Body(content, head, examination)
             screened = await self._claimed(arrival, head, examination)
             plan = None

@@ -156,6 +156,15 @@ def test_p7_what_we_refuse_ourselves_is_told(gateway: Gateway, sink: Sink) -> No
     assert "We refused its content: 550 5.5.2 Bare LF" in told
 
 
+def test_p7_a_message_in_a_loop_is_known_by_its_id(gateway: Gateway) -> None:
+    message_id = fresh_id()
+    looped = b"Received: by x\r\n" * 101 + letter(message_id)
+    assert not deliver(gateway.port, "a@sender.test", ["b@here.test"], looped).is_accepted
+    [[entry]] = traced(gateway, message_id)["copies"]
+    assert (entry["form"], entry["action"]) == ("valid", "rejected")
+    assert entry["reply"] == REFUSED_CONTENT["hops"].text
+
+
 def test_a_forgotten_message_passes_at_once(gateway: Gateway) -> None:
     message_id = fresh_id()
     for _ in range(2):
