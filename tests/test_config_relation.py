@@ -91,6 +91,7 @@ def test_listeners_that_get_along(listen: dict[str, Any]) -> None:
     [
         (["smtp://127.0.0.1:2525"], True),
         (["smtp://LOCALHOST:2525"], True),
+        (["smtp://[0:0::1]:2527"], True),  # another spelling
         (["smtp://127.0.0.1:2526"], False),
         (["smtp://mx.example.org:2525"], False),  # names are not resolved
         (["maildir:///run/smtp"], False),  # no connection goes there
@@ -98,7 +99,7 @@ def test_listeners_that_get_along(listen: dict[str, Any]) -> None:
     ],
 )
 def test_we_are_not_our_own_downstream(servers: list[str], *, is_circle: bool) -> None:
-    listen = {"smtp": ["127.0.0.1:2525", "unix:/run/smtp"]}
+    listen = {"smtp": ["127.0.0.1:2525", "unix:/run/smtp", "[::1]:2527"]}
     expected = ["downstream.servers[0]"] if is_circle else []
     assert paths_of({"listen": listen, "downstream": {"servers": servers}}) == expected
 

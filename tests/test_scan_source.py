@@ -137,6 +137,16 @@ def test_folders_are_read_for_what_looks_like_mail(tmp_path: Path) -> None:
     assert sorted(skipped) == ["dovecot.index.log", "maildirfolder", "notes.txt", "up"]
 
 
+def test_a_maildir_without_its_tmp_is_one_all_the_same(tmp_path: Path) -> None:
+    """Left out by who copied it, since nothing was in it; then nothing was found at all."""
+    for name in ("Maildir/cur/1.2.host:2,S", "Maildir/new/3.4.host", "Maildir/.Sent/cur/5.6.host"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(ONE)
+    (tmp_path / "Maildir/.Sent/new").mkdir()
+    assert len(list(sources(tmp_path, lambda *_: None))) == 3
+
+
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "loop.eml").symlink_to("loop.eml")
     told: list[tuple[str, str]] = []

@@ -15,7 +15,7 @@ from gateway.config.place import Endpoint, Scheme, Server, StoreScheme, is_loopb
 from gateway.config.source import Problem
 from gateway.config.type import Tls
 from gateway.core.handover import HandOver
-from gateway.core.rule import Network
+from gateway.core.rule import Network, address_of
 
 Relation = Callable[[Config], Iterator[Problem]]
 
@@ -241,7 +241,9 @@ def _leads_to(server: Server, endpoint: Endpoint) -> bool:
 
 
 def _plain(host: str) -> str:
-    return "127.0.0.1" if host.lower() == "localhost" else host.lower()
+    """Return one spelling for all that an address has."""
+    address = address_of("127.0.0.1" if host.lower() == "localhost" else host)
+    return host.lower() if address is None else str(address)
 
 
 def _is_open(config: Config) -> bool:

@@ -116,7 +116,7 @@ def overlaid(
             continue
         try:
             text = environ[variable]
-            value = _secret_in(Path(text)) if is_file else key.notation.read(text)
+            value = _secret_in(text) if is_file else key.notation.read(text)
         except ValueError as error:
             problems.append(Problem(key.path, from_variable(str(error), variable)))
         else:
@@ -201,8 +201,11 @@ def _read_text(path: Path) -> str:
         raise ValueError(f"not UTF-8 (at line {line})") from error
 
 
-def _secret_in(path: Path) -> str:
+def _secret_in(name: str) -> str:
     """Read a secret from a file, without the line end that editors add."""
+    if not name:  # a variable that a script did not set; as a path it would be the folder we are in
+        raise ValueError("expected the path of a file, got nothing")
+    path = Path(name)
     try:
         secret = _read_text(path).removesuffix("\n").removesuffix("\r")
     except OSError as error:

@@ -95,7 +95,10 @@ def chunks(source: Source) -> Iterator[Chunk]:
 def _in_folder(folder: Path, on_skip: OnSkip) -> Iterator[Source]:
     """Walk a folder in the order of the file system; links to folders are not followed."""
     is_maildir = _is_maildir(folder)
-    is_part = folder.name in _MAILDIR_PARTS and (folder.parent / "tmp").is_dir()
+    # The tmp of one that was copied or unpacked is often missing: nothing was in it.
+    is_part = folder.name in _MAILDIR_PARTS and (
+        (folder.parent / "tmp").is_dir() or _is_maildir(folder.parent)
+    )
     try:
         # Not as a list: a Maildir can hold millions.
         with os.scandir(folder) as found:

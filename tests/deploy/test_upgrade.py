@@ -18,7 +18,7 @@ from tests.support.letter import letter
 from tests.support.need import program
 from tests.support.postfix import Postfix, running_postfix
 from tests.support.process import free_port, temporary_folder, wait_until
-from tests.support.recipe import Recipe, recipe
+from tests.support.recipe import Recipe, recipe, with_certificate
 from tests.support.sink import Sink
 from tests.support.unit import Unit
 
@@ -102,8 +102,7 @@ def edge() -> Iterator[Edge]:
             "mx-edge",
             {
                 "127.0.0.1:10026": f"127.0.0.1:{door}",
-                "/etc/mailonce/tls/fullchain.pem": str(pair.certificate),
-                "/etc/mailonce/tls/privkey.pem": str(pair.key),
+                **with_certificate(pair),
                 "smtp/inet=smtp": f"127.0.0.1:{unit.port}/inet=127.0.0.1:{unit.port}",
             },
         )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.certificate import make_certificate
+from tests.support.certificate import Pair, make_certificate
 from tests.support.dovecot import running_dovecot
 from tests.support.gateway import Gateway
 from tests.support.need import need, program
@@ -172,6 +172,14 @@ def recipe(name: str, places: Mapping[str, str]) -> Recipe:
     return Recipe(folder, places)
 
 
+def with_certificate(pair: Pair) -> dict[str, str]:
+    """Return what a postmaster does to the recipe mx-edge to have STARTTLS."""
+    return {
+        '# certificate = "/etc/mailonce/tls/fullchain.pem"': f'certificate = "{pair.certificate}"',
+        '# key = "/etc/mailonce/tls/privkey.pem"': f'key = "{pair.key}"',
+    }
+
+
 def _at(port: int) -> str:
     return f"127.0.0.1:{port}"
 
@@ -219,8 +227,7 @@ def _mx_edge(stack: ExitStack) -> Site:
         {
             "[::]:25": f"[::]:{port}",
             "127.0.0.1:10026": _at(door),
-            "/etc/mailonce/tls/fullchain.pem": str(pair.certificate),
-            "/etc/mailonce/tls/privkey.pem": str(pair.key),
+            **with_certificate(pair),
             "smtp/inet=smtp inet": f"{_at(port)}/inet={_at(port)} inet",
         },
     )
