@@ -224,10 +224,25 @@ def test_a_redis_that_forgets_is_told(redis: RedisServer) -> None:
     redis.ask("CONFIG", "SET", "save", "3600 1")
     assert level(findings(store={"url": redis.url}), "store.persistence") is OK
     redis.ask("CONFIG", "SET", "save", "")
-    redis.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru", "maxmemory", "100mb")
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    ("policy", "most", "expected"),
+    [
+        ("allkeys-lru", "100mb", FAIL),  # other users' keys push ours out
+        ("volatile-lru", "100mb", WARN),  # the oldest go: some prefer it
+        ("allkeys-lru", "0", WARN),  # it cannot become full, as yet
+        ("noeviction", "100mb", OK),
+    ],
+)
+def test_the_eviction_policy_is_judged(
+    redis: RedisServer, policy: str, most: str, expected: Level
+) -> None:
+    redis.ask("CONFIG", "SET", "maxmemory-policy", policy, "maxmemory", most)
     found = findings(store={"url": redis.url})
-    assert (level(found, "store.eviction"), "allkeys-lru" in text(found, "store.eviction")) == (
-        WARN,
+    assert (level(found, "store.eviction"), policy in text(found, "store.eviction")) == (
+        expected,
         True,
     )
     redis.ask("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "0")

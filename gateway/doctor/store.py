@@ -199,11 +199,17 @@ def _eviction(state: RedisState) -> Finding:
     evicted = state.number("evicted_keys")
     room = f"{used >> 20} of {most >> 20} MiB used" if most else "no maxmemory"
     remedy = "give mailonce a Redis of its own, with maxmemory-policy noeviction and enough memory"
+    if state.may_evict and policy.startswith("allkeys-"):
+        text = f"{policy}, {room}: whatever fills it has our claims and records thrown away"
+        return fail(check, state.name, text, remedy)
     if evicted:
         text = f"{evicted} keys were evicted since it started: duplicates passed as new"
         return warn(check, state.name, text, remedy)
     if state.may_evict:
         text = f"{policy}, {room}: when it is full, what it remembers goes early"
+        return warn(check, state.name, text, remedy)
+    if policy not in ("", "noeviction"):
+        text = f"{policy}, {room}: with one, what it remembers would go early"
         return warn(check, state.name, text, remedy)
     if most and used > _FULL * most:
         text = f"{policy}, {room}: when it is full, mail passes unchecked"
