@@ -120,10 +120,11 @@ def canonical_of(body: bytes) -> bytes | None:
 def canonical_of_pasted(text: bytes) -> bytes | None:
     """Return the canonical id that somebody names, as a field has it, in brackets or without.
 
-    A canonical id with ``<`` in it could be taken for the beginning of another without brackets.
+    Where ``<`` stands in the middle of a word, that is a canonical id: they can hold it.
     """
     value = unfolded(text)
-    if b"<" in value and not value.startswith(b"<") and b">" not in value:
+    before, bracket, rest = value.partition(b"<")
+    if before and bracket and not before.endswith((b" ", b"\t")) and b">" not in rest:
         value = b"<%b>" % value
     return canonical_of(value)
 

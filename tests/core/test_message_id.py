@@ -188,6 +188,23 @@ def test_canonicalisation_is_idempotent_and_total(body: bytes) -> None:
         is_weak(canonical)
 
 
+@pytest.mark.parametrize(
+    ("pasted", "expected"),
+    [
+        (b"<a.b@C.d>", b"a.b@c.d"),
+        (b" a.b@C.d\n", b"a.b@c.d"),
+        (b"Message-ID: <a.b@c.d>", b"a.b@c.d"),
+        (b"Message-ID: <a.b@c.d", b"a.b@c.d"),
+        (b"<a.b@c.d", b"a.b@c.d"),
+        (b"a<b@c.d", b"a<b@c.d"),
+        (b"<a<b@c.d>", b"a<b@c.d"),
+        (b"<>", None),
+    ],
+)
+def test_what_is_pasted_is_understood(pasted: bytes, expected: bytes | None) -> None:
+    assert canonical_of_pasted(pasted) == expected
+
+
 @given(st.lists(st.one_of(_HOSTILE, _OCTETS), max_size=7))
 def test_many_fields_are_total(bodies: list[bytes]) -> None:
     """The first field that is not empty counts; `MISSING` and only that has no id."""
