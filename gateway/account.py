@@ -99,7 +99,7 @@ def refused(
     Args:
         passage: of the message.
         examination: of its header section; None if that never came.
-        decisions: as far as they were taken; None if nobody was asked.
+        decisions: one per recipient; None if there was not enough of the message to decide.
         error: why.
     """
     reply, action = answer.NO_ROOM, Action.DEFERRED

@@ -329,7 +329,9 @@ class Relay:
     ) -> None:
         """Take everything back, and report a message that we refused, as far as it had come."""
         await self._take_back()
-        decisions = arrival.desk.screening.decide(screened) if screened else None
+        decisions = None
+        if screened is not None and not screened.needs_content:
+            decisions = arrival.desk.screening.decide(screened)
         report = refused(self._passage(arrival), examination, decisions, error)
         arrival.desk.journal.record(report)
         kept = entries(report, arrival.desk.settings.keep)

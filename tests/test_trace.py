@@ -135,23 +135,32 @@ def test_what_is_not_known_ends_with_code_1(gateway: Gateway) -> None:
     assert (code, out, error) == (1, f"Nothing was there of <{message_id}>.\n", "")
 
 
-def test_p7_what_we_refuse_ourselves_is_told(gateway: Gateway, sink: Sink) -> None:
+@pytest.mark.parametrize(
+    ("copies", "verdict"), [(0, "new"), (1, "unchecked")], ids=["new", "not compared yet"]
+)
+def test_p7_what_we_refuse_ourselves_is_told(gateway: Gateway, copies: int, verdict: str) -> None:
     message_id = fresh_id()
-    sink.forget()
+    for _ in range(copies):
+        send(gateway, letter(message_id), "b@here.test")
+
+    def claims() -> float:
+        return gateway.metric("mailonce_store_operations_total", operation="claim")
+
+    before = claims()
     with Client(gateway.port) as client:
         client.greet()
         client.command("MAIL FROM:<a@sender.test>")
         client.command("RCPT TO:<b@here.test>")
         assert client.command("DATA").code == 354
         client.send(f"Message-ID: <{message_id}>\r\n\r\nAs yet ".encode())
-        sink.wait_for_command("DATA")
+        wait_until(lambda: claims() > before, "the list is asked")
         client.send(b"a bare\nline feed\r\n.\r\n")
         assert client.answer().code == 550
     found = traced(gateway, message_id)
-    [[entry]] = found["copies"]
-    assert (entry["verdict"], entry["action"]) == ("new", "rejected")
+    [entry] = found["copies"][-1]
+    assert (entry["verdict"], entry["action"]) == (verdict, "rejected")
     assert entry["reply"] == REFUSED_CONTENT["bare_lf"].text
-    assert found["tracked"] == []
+    assert len(found["tracked"]) == copies
     _, told, _ = run(gateway, "trace", message_id)
     assert "We refused its content: 550 5.5.2 Bare LF" in told
 
