@@ -21,12 +21,13 @@ from gateway.core import answer
 from gateway.core.conclusion import Conclusion, conclude
 from gateway.core.envelope import Envelope
 from gateway.core.handover import Client
-from gateway.core.policy import Examination, examine
+from gateway.core.policy import NEW, Examination, examine
 from gateway.core.reply import Reply
 from gateway.core.report import Report, entries
 from gateway.core.value import value
 from gateway.desk import Desk
 from gateway.errors import (
+    ClientSilentError,
     ContentRefusedError,
     IdentityError,
     LostError,
@@ -256,7 +257,7 @@ class Relay:
         """Hold the rest of the content back."""
         while block := await body.read():
             spool.write(block)
-            await self._keep_claims(arrival, screened)
+            await self._keep_claims(arrival, screened, is_content_flowing=True)
 
     def _plan(self, arrival: _Arrival, head: Head, screened: Screened, fingerprint: bytes) -> Plan:
         """Decide, and compose what leaves; see `plan_of`."""
@@ -280,7 +281,9 @@ class Relay:
                     edition.members,
                     edition.section,
                     blocks,
-                    lambda: self._keep_claims(arrival, plan.screened),
+                    lambda: self._keep_claims(
+                        arrival, plan.screened, is_content_flowing=not isinstance(blocks, Spool)
+                    ),
                 )
             except LostError as error:
                 self._lost(error)
@@ -337,14 +340,25 @@ class Relay:
         kept = entries(report, arrival.desk.settings.keep)
         await arrival.desk.screening.release(screened, kept)
 
-    async def _keep_claims(self, arrival: _Arrival, screened: Screened | None) -> None:
+    async def _keep_claims(
+        self, arrival: _Arrival, screened: Screened | None, *, is_content_flowing: bool
+    ) -> None:
         """Renew the lease of our claims when a quarter of it is over.
 
         What is left when the dot goes out must be longer than the wait for the final reply.
+
+        Raises:
+            ClientSilentError: content should flow and did not until the lease was over; somebody
+                else may have been given the claims, and deliver a copy at this moment.
         """
         now = time.monotonic()
         if now > self._renew_at and screened is not None:
-            self._renew_at = now + arrival.desk.settings.lease_s / _RENEWALS_PER_LEASE
+            quarter_s = arrival.desk.settings.lease_s / _RENEWALS_PER_LEASE
+            is_over = now > self._renew_at + (_RENEWALS_PER_LEASE - 1) * quarter_s
+            claims = [c.key for c in screened.candidates if c.sighting == NEW and c.key is not None]
+            if is_over and is_content_flowing and claims:
+                raise ClientSilentError("silent for longer than the lease")
+            self._renew_at = now + quarter_s
             await arrival.desk.screening.renew(screened)
 
     async def _connect(self) -> Reply | None:

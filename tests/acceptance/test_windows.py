@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tests.support.client import deliver
+from tests.support.client import Client, deliver
 from tests.support.gateway import running_gateway, settings_for
 from tests.support.letter import fresh_id, letter
 from tests.support.process import wait_until
@@ -46,3 +46,25 @@ def test_p1_no_delivery_outlives_its_lease() -> None:
             assert final is not None
             assert final.code == 451
             assert deliver(gateway.port, _SENDER, [_RECIPIENT], message).is_accepted
+
+
+def test_p1_no_content_outlives_its_lease() -> None:
+    """Another copy has been let through meanwhile; the silent client is told to try again."""
+    with Sink() as sink:
+        settings = {"store.lease": "2s", **settings_for(sink.port)}
+        with running_gateway(settings) as gateway, Client(gateway.port) as client:
+            message = letter(fresh_id())
+            client.greet()
+            client.command(f"MAIL FROM:<{_SENDER}>")
+            client.command(f"RCPT TO:<{_RECIPIENT}>")
+            client.command("DATA")
+            client.send(message)
+            wait_until(
+                lambda: deliver(gateway.port, _SENDER, [_RECIPIENT], message).is_accepted,
+                "the claim has ended",
+            )
+            client.send(b".\r\n")
+            assert client.answer().wire.startswith(b"421 4.4.2 ")
+            assert client.is_closed()
+            ((_, content),) = sink.deliveries()
+            assert content == message
