@@ -13,6 +13,7 @@ The package is built in floors; imports go down only (`make check` proves it):
        edge/           adapters: tracking lists, downstream, journal, metrics
     4  desk            what every transaction works with
        plan, account   what is to be done with a message; what became of it
+       lease           of its claims
        hop, guard      one transaction with the downstream; the open-relay guard
        relay           one client's transactions, top to bottom
     5  faces/          wire protocols towards our clients: SMTP, milter, HTTP

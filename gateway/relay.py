@@ -21,13 +21,12 @@ from gateway.core import answer
 from gateway.core.conclusion import Conclusion, conclude
 from gateway.core.envelope import Envelope
 from gateway.core.handover import Client
-from gateway.core.policy import NEW, Examination, examine
+from gateway.core.policy import Examination, examine
 from gateway.core.reply import Reply
 from gateway.core.report import Report, entries
 from gateway.core.value import value
 from gateway.desk import Desk
 from gateway.errors import (
-    ClientSilentError,
     ContentRefusedError,
     IdentityError,
     LostError,
@@ -37,10 +36,9 @@ from gateway.errors import (
 )
 from gateway.hop import Command, Hop, Transaction, transaction_of
 from gateway.inflow import Blocks, Body, Content, Head, check_hops, read_head
+from gateway.lease import Lease
 from gateway.plan import Plan, plan_of
 from gateway.spool import Spool
-
-_RENEWALS_PER_LEASE = 4
 
 Tell = Callable[[Reply], None]
 """Tells the client a reply; does not wait."""
@@ -55,6 +53,7 @@ class _Arrival:
         transaction: commands that the downstream has accepted.
         envelope: the same as values.
         content: from the client.
+        lease: of its claims.
         started_s: monotonic time of the 354.
         downstream_waited_s: how long the session had waited for the downstream by then.
     """
@@ -63,6 +62,7 @@ class _Arrival:
     transaction: Transaction
     envelope: Envelope
     content: Content
+    lease: Lease
     started_s: float
     downstream_waited_s: float
 
@@ -82,7 +82,6 @@ class Relay:
         self._mail: Command | None = None
         self._accepted: list[Command] = []
         self._is_transaction_lost = False
-        self._renew_at = 0.0
         self._past_waited_s = 0.0
 
     @property
@@ -230,12 +229,14 @@ class Relay:
             raise LostError("no transaction")
         transaction = transaction_of(self._mail, self._accepted)
         self._mail, self._accepted = None, []
+        desk, started_s = self._current_desk(), time.monotonic()
         return _Arrival(
-            self._current_desk(),
+            desk,
             transaction,
             transaction.envelope(self._client.address),
             content,
-            time.monotonic(),
+            Lease(desk.screening, desk.settings.lease_s, started_s),
+            started_s,
             self._downstream_waited_s,
         )
 
@@ -244,7 +245,6 @@ class Relay:
     ) -> Screened | None:
         """Ask the tracking list; None if it takes the content to tell what message this is."""
         screening = arrival.desk.screening
-        self._renew_at = arrival.started_s + arrival.desk.settings.lease_s / _RENEWALS_PER_LEASE
         if not head.is_complete:
             return screening.unchecked(examination, arrival.envelope)
         if examination.is_identity_derived and examination.date is not None:
@@ -257,7 +257,7 @@ class Relay:
         """Hold the rest of the content back."""
         while block := await body.read():
             spool.write(block)
-            await self._keep_claims(arrival, screened, is_content_flowing=True)
+            await arrival.lease.keep(screened, is_content_flowing=True)
 
     def _plan(self, arrival: _Arrival, head: Head, screened: Screened, fingerprint: bytes) -> Plan:
         """Decide, and compose what leaves; see `plan_of`."""
@@ -281,8 +281,8 @@ class Relay:
                     edition.members,
                     edition.section,
                     blocks,
-                    lambda: self._keep_claims(
-                        arrival, plan.screened, is_content_flowing=not isinstance(blocks, Spool)
+                    lambda: arrival.lease.keep(
+                        plan.screened, is_content_flowing=not isinstance(blocks, Spool)
                     ),
                 )
             except LostError as error:
@@ -339,27 +339,6 @@ class Relay:
         arrival.desk.journal.record(report)
         kept = entries(report, arrival.desk.settings.keep)
         await arrival.desk.screening.release(screened, kept)
-
-    async def _keep_claims(
-        self, arrival: _Arrival, screened: Screened | None, *, is_content_flowing: bool
-    ) -> None:
-        """Renew the lease of our claims when a quarter of it is over.
-
-        What is left when the dot goes out must be longer than the wait for the final reply.
-
-        Raises:
-            ClientSilentError: content should flow and did not until the lease was over; somebody
-                else may have been given the claims, and deliver a copy at this moment.
-        """
-        now = time.monotonic()
-        if now > self._renew_at and screened is not None:
-            quarter_s = arrival.desk.settings.lease_s / _RENEWALS_PER_LEASE
-            is_over = now > self._renew_at + (_RENEWALS_PER_LEASE - 1) * quarter_s
-            claims = [c.key for c in screened.candidates if c.sighting == NEW and c.key is not None]
-            if is_over and is_content_flowing and claims:
-                raise ClientSilentError("silent for longer than the lease")
-            self._renew_at = now + quarter_s
-            await arrival.desk.screening.renew(screened)
 
     async def _connect(self) -> Reply | None:
         """Open the downstream session; return the reply that says why there is none, or None."""

@@ -56,6 +56,7 @@ _TESTED_ELSEWHERE = {
     "guard": (_DIALOGUES, "lets sessions in, or not"),
     "hop": (_DIALOGUES, "a transaction needs a downstream"),
     "inflow": (_DIALOGUES, "content comes from a client"),
+    "lease": ("tests/acceptance/test_windows.py", "its end is seen by two clients"),
     "listener": (_DIALOGUES, "opens what clients connect to"),
     "lookout": (_DIALOGUES, "needs a downstream to look at"),
     "ports": ("tests/edge/test_tracking_contract.py", "interfaces"),

@@ -16,17 +16,17 @@ _MOST_CHARACTERS = 120
 _INTRODUCTION = """\
 # Every module in one line
 
-By floor, the ground first: a module imports from its own floor and from those above it in this list, never
-from one below. What follows a name is the first sentence of the module's docstring, which goes on with the
-rules of the module, the RFC sections it implements, and how it fails. How they work together is in
-[flow.md](flow.md).
+By floor, the ground first: a module imports from its own floor and from those above it in this
+list, never from one below. What follows a name is the first sentence of the module's docstring;
+the rest of it has the rules of the module, the RFC sections it implements, and how it fails. How
+they work together is in [flow.md](flow.md).
 """
 
 _FLOORS = {
     "What all others use": ("errors", "core", "ports", "config", "watchdog"),
     "One message": ("screening", "candidate", "inflow", "spool", "recall"),
     "The world": ("edge",),
-    "One client's transactions": ("plan", "desk", "account", "hop", "guard", "relay"),
+    "One client's transactions": ("plan", "desk", "account", "lease", "hop", "guard", "relay"),
     "Wire protocols towards clients": ("faces",),
     "Processes": (
         "wiring",
