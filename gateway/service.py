@@ -139,6 +139,11 @@ class Service:
         self._log.logger.info("stopped")
         self._log.close()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Say whether it was told to stop."""
+        return self._stopping.is_set()
+
     def stop(self) -> None:
         """Have `run` come to its end, as SIGTERM does."""
         self._stopping.set()

@@ -103,6 +103,22 @@ def test_it_serves_until_told_to_stop(tmp_path: Path, number: signal.Signals) ->
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
+def test_stopped_before_it_is_through_it_says_so(tmp_path: Path) -> None:
+    """Found by Ctrl-C while it was sending: it blamed the gateway for not answering."""
+    with running(tmp_path) as child:
+        wait_until(lambda: list(tmp_path.glob("*/mailonce.log")), "the gateway starts", 30, child)
+        wait_until(lambda: '"serving"' in log_in(tmp_path), "it serves", 30, child)
+        assert child.stop(number=signal.SIGINT) == 1
+        text = child.log.read_text()
+    assert "Stopped before everything was sent." in text
+    assert "did not answer" not in text
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def log_in(folder: Path) -> str:
+    return "".join(path.read_text("utf-8") for path in folder.glob("*/mailonce.log"))
+
+
 def test_ports_that_are_taken_are_no_problem(tmp_path: Path) -> None:
     with listening(2525), listening(9125):
         code, out, _ = run(tmp_path, "--once")

@@ -35,6 +35,7 @@ from gateway.service import Service
 _START_S = 20.0
 _SETTLE_S = 3.0
 _PAUSE_S = 0.05
+_STOPPED = "Stopped before everything was sent."
 # No proxy that the shell names is asked for what is on this machine.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -74,7 +75,12 @@ async def _show(place: Place, config: Config, console: Console, *, is_once: bool
             if not is_once:
                 tell_where(place, console)
                 await serving
+        elif service.is_stopping:
+            console.print(_STOPPED)
     except (OSError, smtplib.SMTPException, GatewayError) as error:
+        if service.is_stopping:  # by Ctrl-C: then it answers nobody, and nothing is wrong with it
+            console.print(_STOPPED)
+            return False
         console.print(Text(f"The gateway did not answer as a server does: {error}", style="red"))
         console.print(Text(f"Its log: {place.log_file}"))
     finally:
