@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -104,8 +104,12 @@ def _one(browser: webdriver.Chrome, selector: str) -> WebElement:
 def _until(
     browser: webdriver.Chrome, condition: Callable[[webdriver.Chrome], bool], what: str = ""
 ) -> None:
-    """Wait for a condition; while a page changes, what was found of it is stale."""
-    patient = WebDriverWait(browser, 10, ignored_exceptions=[StaleElementReferenceException])
+    """Wait for a condition.
+
+    While a page changes, what was found of it is stale, and chromedriver has more than one error
+    for that.
+    """
+    patient = WebDriverWait(browser, 10, ignored_exceptions=[WebDriverException])
     patient.until(condition, f"{what!r} does not show")
 
 

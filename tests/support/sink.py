@@ -361,7 +361,7 @@ class _Conversation:
 
     async def _data_command(self) -> None:
         if not self._rcpts:
-            await self._write(Answer(b"554 5.5.1 Error: no valid recipients\r\n"))
+            await self._say("DATA", b"554 5.5.1 Error: no valid recipients\r\n")
             return
         await self._say("DATA", b"354 End data with <CR><LF>.<CR><LF>\r\n")
         if self._last_code != 354:
