@@ -68,3 +68,25 @@ def test_p1_no_content_outlives_its_lease() -> None:
             assert client.is_closed()
             ((_, content),) = sink.deliveries()
             assert content == message
+
+
+def test_a_claim_is_held_for_as_long_as_content_flows() -> None:
+    """It takes longer than its lease; a copy that comes meanwhile waits, and is told apart."""
+    with Sink() as sink:
+        settings = {"store.lease": "2s", "dedup.in_flight_wait": "200ms", **settings_for(sink.port)}
+        with running_gateway(settings) as gateway, Client(gateway.port) as client:
+            message = letter(fresh_id())
+            client.greet()
+            client.command(f"MAIL FROM:<{_SENDER}>")
+            client.command(f"RCPT TO:<{_RECIPIENT}>")
+            client.command("DATA")
+            client.send(message)
+            began = time.monotonic()
+            while time.monotonic() - began < 5.0:
+                client.send(b"And more.\r\n" * 100)
+                final = deliver(gateway.port, _SENDER, [_RECIPIENT], message).final
+                assert final is not None
+                assert final.code == 451
+            client.send(b".\r\n")
+            assert client.answer().code == 250
+            assert len(sink.deliveries()) == 1
