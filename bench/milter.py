@@ -5,8 +5,9 @@ sends, answered only at their end. Messages are new, of 4 KiB, with a header sec
 from the internet. CPU is that of the whole process, user and system, by the kernel's count.
 
 The peer is a milter over libmilter, in C, that takes everything in and does nothing
-(`milter_null.c`): what any milter costs at least. Ours is ``mailonce serve`` with one worker,
-metrics and log, with Redis and with its list in memory.
+(`milter_null.c`): what any milter over libmilter costs at least, and what ours may cost
+(docs/adr/0044). Ours is ``mailonce serve`` with one worker, metrics and log, with Redis and with
+its list in memory.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from statistics import median
 from bench.peers.mailonce import worker_pids
 from bench.process import Child, StartError, answers, free_port, start, wait_for
 
-TARGET_US = 120.0
+_BOUND = "20 connections, kept"
 _ROOT = Path(__file__).resolve().parents[1]
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _NUMBERS = count()
@@ -239,14 +240,14 @@ def _stopping(child: Child, port: int) -> Iterator[None]:
 
 
 def main() -> int:
-    """Measure, print a table and JSON; return 1 if the target is missed."""
+    """Measure, print a table; return 1 if we take more than the milter that does nothing."""
     parser = argparse.ArgumentParser(prog="python -m bench.milter", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of one measurement")
     parser.add_argument("--out", type=Path, help="file for the results as JSON")
     arguments = parser.parse_args()
     shapes = {
-        "20 connections, kept": (20, 1_000_000),
+        _BOUND: (20, 1_000_000),
         "1 connection, kept": (1, 1_000_000),
         "20 connections, 10 messages each": (20, 10),
         "20 connections, a message each": (20, 1),
@@ -272,10 +273,11 @@ def main() -> int:
                         measured.setdefault(shape, {}).setdefault(peer, []).append(used_us)
     figures = {s: {p: round(median(v), 1) for p, v in of.items()} for s, of in measured.items()}
     for shape, of in figures.items():
-        print(f"{shape:34}", *(f"{peer}: {used_us:6.1f} us" for peer, used_us in of.items()))
+        ratio = of["mailonce"] / of["libmilter"]
+        print(f"{shape:34}", *(f"{p}: {us:6.1f} us" for p, us in of.items()), f"({ratio:.2f} x)")
     if arguments.out:
         arguments.out.write_text(json.dumps({"unit": "us of CPU per message", **figures}, indent=1))
-    return int(figures["20 connections, kept"]["mailonce"] > TARGET_US)
+    return int(figures[_BOUND]["mailonce"] > figures[_BOUND]["libmilter"])
 
 
 if __name__ == "__main__":
