@@ -218,13 +218,16 @@ class Screening:
                 records.append(remember(candidate, candidate.key, sealed, reply))
             elif settlement.is_released:
                 keys.append(candidate.key)
-        with suppress(TrackingListError):  # it counts that itself; the client's reply stands
-            try:
-                if records:
+        # A failure is counted by the list itself; the client's reply stands.
+        try:
+            if records:
+                with suppress(TrackingListError):
                     await self._list.confirm(records, entries)
-            finally:
-                # Whether or not it could hear of those: a retry for these must not wait for it.
-                if keys or (entries and not records):
+        finally:
+            # Whether or not it could hear of those: a retry for these must not wait for it. Nor may
+            # a failure here hide that we were cut off there.
+            if keys or (entries and not records):
+                with suppress(TrackingListError):
                     await self._list.release(keys, screened.token, () if records else entries)
 
     async def release(self, screened: Screened | None, entries: Sequence[Entry] = ()) -> None:

@@ -17,7 +17,7 @@ from gateway.core.policy import Action, examine
 from gateway.core.reply import Reply, reply
 from gateway.core.report import Entry
 from gateway.core.rule import Match, Mode, Policy
-from gateway.core.unique_id import Sealer
+from gateway.core.unique_id import Sealer, UniqueId
 from gateway.edge.tracking_memory import MemoryTrackingList
 from gateway.errors import TrackingListError
 from gateway.ports import Record, TrackingList
@@ -126,6 +126,42 @@ def test_a_confirmation_that_fails_keeps_nobody_elses_retry_waiting() -> None:
         await world.send(b"A", {one: _OK, two: _FULL})
         _, actions = await world.send(b"A", {two: _OK})
         assert actions == [Action.RELAYED]
+
+    asyncio.run(run())
+
+
+class _Gone(MemoryTrackingList):
+    """A list that goes away while something is confirmed, and stays away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_confirming = asyncio.Event()
+
+    async def confirm(self, records: Sequence[Record], entries: Sequence[Entry] = ()) -> None:
+        del records, entries
+        self.is_confirming.set()
+        await asyncio.Event().wait()
+
+    async def release(
+        self, unique_ids: Sequence[UniqueId], token: bytes, entries: Sequence[Entry] = ()
+    ) -> None:
+        del unique_ids, token, entries
+        raise TrackingListError("no answer in time")
+
+
+def test_who_is_cut_off_while_the_list_is_away_is_cut_off() -> None:
+    """Else a session that is shown out at the end of the drain would go on."""
+
+    async def run() -> None:
+        gone = _Gone()
+        one, two, _ = _PATHS
+        world = _World(Mode.TAG, tracking_list=gone)
+        sending = asyncio.create_task(world.send(b"A", {one: _OK, two: _FULL}))
+        async with asyncio.timeout(10):
+            await gone.is_confirming.wait()
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
 
     asyncio.run(run())
 
