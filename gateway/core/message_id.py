@@ -103,9 +103,9 @@ def canonical_of(body: bytes) -> bytes | None:
 
     Where more parentheses, quotes and backslashes stand than anybody means, they are text.
     """
-    value = unfolded(body)
-    token = _token(value)
-    is_intricate = _is_intricate(value)
+    token = _token(unfolded(body))
+    # Of the token alone: else its canonical id would be another one when it comes without the rest.
+    is_intricate = _is_intricate(token)
     cleaned = token.translate(None, _BLANKS) if is_intricate else _cleaned(token)
     left, at, right = cleaned.lstrip(b"<").rstrip(b">").rpartition(b"@")
     if not at:
@@ -123,8 +123,8 @@ def canonical_of_pasted(text: bytes) -> bytes | None:
     Where ``<`` stands in the middle of a word, that is a canonical id: they can hold it.
     """
     value = unfolded(text)
-    before, bracket, rest = value.partition(b"<")
-    if before and bracket and not before.endswith((b" ", b"\t")) and b">" not in rest:
+    before, bracket, _ = value.partition(b"<")
+    if before and bracket and not before.endswith((b" ", b"\t")) and b">" not in value:
         value = b"<%b>" % value
     return canonical_of(value)
 

@@ -145,7 +145,8 @@ CANONICAL = [
     (b"(" * 1000, b"(" * 1000, "unbalanced parentheses are text"),
     (b"<" + b"a" * 998 + b"@B.d>", b"a" * 998 + b"@b.d", "too long for a line: case still goes"),
     (b"<" + b"(a)" * 501 + b" b>", b"(a)" * 501 + b"b", "too many comments stay"),
-    (b'<"a"@b> ' + b"(" * 1001, b'"a"@b', "then quotes stay, too"),
+    (b'<"a"@b' + b"(" * 1001 + b">", b'"a"@b' + b"(" * 1001, "then quotes stay, too"),
+    (b'<"a" (c) @b> ' + b"(" * 1001, b"a@b", "what is behind the brackets does not count"),
     (b'<"' + b"a" * 998 + b'"@b.d>', b"a" * 998 + b"@b.d", "too long for a line: quotes go"),
     (b"<a@b> " + b"c" * 999, b"a@b", "too long for a line: what is behind goes"),
     (b"@", None, "nothing on both sides"),
@@ -173,6 +174,9 @@ _DOT_ATOM = st.lists(_ATOM, min_size=1, max_size=4).map(lambda atoms: ".".join(a
 @example(b'"(" (a) b@c')
 @example(b"a (b)(c)@d")
 @example(b'"a"(b)"c"@d')
+@example(b"<a (b) c@d> " + b"(" * 1001)
+@example(b'"><"')
+@example(b'a>"b<."@c')
 def test_canonicalisation_is_idempotent_and_total(body: bytes) -> None:
     """Never raises on any octets; who pastes a canonical id means that one."""
     canonical = canonical_of(body)
