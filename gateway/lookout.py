@@ -98,7 +98,7 @@ class Lookout:
                 # for us to be ready again does not meet one that still lets mail pass unchecked.
                 self._is_list_up = self._breaker.is_up and (was_up or self._is_list_up)
                 self._metrics.store_is_up(self._breaker.is_up)
-                self._list_seen_s = now
+                self._list_seen_s = time.monotonic()
             if now - self._eviction_seen_s > _EVICTION_PERIOD_S and self._breaker.is_up:
                 self._eviction_seen_s = now
                 await self._look_at_eviction()
@@ -108,7 +108,8 @@ class Lookout:
             if now - self._downstream_seen_s > period_s:
                 self._is_downstream_up = await self._sees_downstream()
                 self._metrics.downstream_is_up(self._is_downstream_up)
-                self._downstream_seen_s = now
+                # When it was seen, not when we began to look: who waited meanwhile need not again.
+                self._downstream_seen_s = time.monotonic()
 
     @property
     def is_downstream_up(self) -> bool:
