@@ -313,7 +313,8 @@ class MilterSession(asyncio.Protocol):
         try:
             judgement = await judge(desk, letter, has_leading_space=self._is_spaced)
             self._watchdog.disarm()
-            if self._is_given_up:
+            # A connection that was cut just now has not been told to us as lost yet.
+            if self._is_given_up or self._open_transport().is_closing():
                 desk.journal.complain("milter_answer_unwanted", "the mail server gave up waiting")
                 await judgement.withdraw()
             else:

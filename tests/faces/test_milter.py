@@ -713,6 +713,29 @@ async def test_server_that_gives_up_waiting_has_its_claims_released(
         assert (await peer.deliver(MESSAGE)).edits == ()
 
 
+async def test_answer_that_nobody_can_be_given_any_more_counts_for_nothing(
+    open_rig: _Open,
+) -> None:
+    """P1: the list answers in the moment in which we cut the connection."""
+    slow = _SlowList(_Clock())
+    rig = await open_rig(
+        Policy(mode=Mode.DROP),
+        settings=MilterSettings(is_acceptance_assumed=True),
+        tracking_list=slow,
+    )
+    async with await rig.peer() as peer:
+        peer.send(peer.message(MESSAGE))
+        async with asyncio.timeout(10):
+            await slow.asked.wait()
+        slow.may_answer.set()
+        (session,) = rig.server._open
+        session.cut()
+        await rig.until(lambda: rig.server.sessions == 0)
+    assert rig.recorder.reports == []
+    async with await rig.peer() as peer:
+        assert (await peer.deliver(MESSAGE)).verdict == "c"
+
+
 async def test_server_that_waits_for_us_is_asked_for_patience(
     open_rig: _Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
