@@ -121,6 +121,7 @@ class MaildirSession:
         try:
             self._content.write(self._unstuffer.feed(content))
         except OSError as error:
+            self._reset()  # nobody closes a session that is lost
             raise LostError(str(error)) from error
 
     async def finish(self, recipients: int) -> Sequence[Reply]:
@@ -185,13 +186,19 @@ def _deliver(
     for forward_path in forward_paths:
         name = f"{time.time_ns()}.P{os.getpid()}Q{next(_SERIAL)}.{socket.gethostname()}"
         content.seek(0)
-        with (path / "tmp" / name).open("xb") as file:
-            file.write(b"Return-Path: <%b>\r\nDelivered-To: %b\r\n" % (reverse_path, forward_path))
-            while block := content.read(_COPY_OCTETS):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        (path / "tmp" / name).rename(path / "new" / name)
+        unfinished = path / "tmp" / name
+        try:
+            with unfinished.open("xb") as file:
+                lines = b"Return-Path: <%b>\r\nDelivered-To: %b\r\n" % (reverse_path, forward_path)
+                file.write(lines)
+                while block := content.read(_COPY_OCTETS):
+                    file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.rename(path / "new" / name)
+        finally:
+            # What each retry left behind would keep a full disk full.
+            unfinished.unlink(missing_ok=True)
         names.append(name)
     folder = os.open(path / "new", os.O_RDONLY)
     try:

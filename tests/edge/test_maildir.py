@@ -29,6 +29,15 @@ def _full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def _open_files() -> list[str]:
+    """Return the descriptors of this process; the one that the look takes is among them."""
+    return sorted(file.name for file in Path("/proc/self/fd").iterdir())
+
+
+def _below(folder: Path) -> list[Path]:
+    return list(folder.rglob("*"))
+
+
 async def _begun(folder: Path) -> MaildirSession:
     """Return a session with a transaction to two recipients."""
     session = await MaildirConnector(folder, lambda _: None).open(Client())
@@ -81,3 +90,20 @@ async def test_p1_a_disk_that_is_full(tmp_path: Path, size_kib: int) -> None:
         else:
             assert said.code == 250
             assert size_kib <= 9
+
+
+async def test_p8_a_disk_that_is_full_holds_nothing_of_what_failed(tmp_path: Path) -> None:
+    """Else what each retry leaves behind would keep it full; nobody closes a lost session."""
+    before = _open_files()
+    session = await _begun(tmp_path)
+    await session.exchange([b"DATA\r\n"])
+    with _full_disk():
+        await session.write(bytes(10 * 1024))  # fits, but not with the lines in front of it
+        with pytest.raises(LostError):
+            await session.finish(_RECIPIENTS)
+    assert [file for file in _below(tmp_path) if file.is_file()] == []
+    session = await _begun(tmp_path)
+    await session.exchange([b"DATA\r\n"])
+    with _full_disk(), pytest.raises(LostError):
+        await session.write(bytes(100 * 1024))
+    assert _open_files() == before
