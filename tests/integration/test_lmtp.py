@@ -78,13 +78,18 @@ def _accepted(gateway: Gateway, message: bytes, *recipients: str) -> bytes:
 
 def test_who_is_full_gets_it_later_and_nobody_twice(gateway: Gateway, dovecot: Dovecot) -> None:
     _set_quota(dovecot, _SMALL_OCTETS)
+    # Dovecot looks at its file once a second; each try in between is a message more.
+    wait_until(
+        lambda: _code(gateway, letter(fresh_id(), _BIG * 40), FULL).startswith(b"452 "),
+        "there is no room",
+    )
     message = letter(fresh_id(), _BIG * 40)
     for _ in range(4):
         assert _code(gateway, message, ONE, FULL).startswith(b"452 4.2.2 <full@example.org> ")
     assert _copies(dovecot, ONE, message) == [False]
     assert _copies(dovecot, FULL, message) == []
     _set_quota(dovecot, 10_000_000)
-    # Dovecot looks at its file once a second; each try in between is one more retry.
+    # Here each try in between is one more retry.
     said = wait_until(lambda: _accepted(gateway, message, ONE, FULL), "there is room")
     assert said.startswith(b"250 2.0.0 <full@example.org> ")
     assert _copies(dovecot, ONE, message) == [False]
