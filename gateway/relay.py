@@ -113,8 +113,7 @@ class Relay:
     async def exchange(self, commands: Sequence[Command]) -> Sequence[Reply]:
         """Pass MAIL and RCPT commands on and return the replies to them, in order.
 
-        The first MAIL opens the downstream session. Where it cannot be opened, or breaks, the
-        replies are ours.
+        The first MAIL opens the downstream session. If that fails or breaks, replies are ours.
         """
         self._is_transaction_lost = False
         is_fresh = self._hop is None
@@ -123,7 +122,6 @@ class Relay:
                 return [answer.NEED_MAIL] * len(commands)
             if failure := await self._connect():
                 return [failure, *[answer.NEED_MAIL] * (len(commands) - 1)]
-        replies: Sequence[Reply]
         try:
             replies = await self._session().ask([command.line for command in commands])
         except LostError as error:
@@ -146,11 +144,10 @@ class Relay:
         if self._hop is None:
             return answer.NEED_MAIL
         try:
-            reply = await self._hop.ask_data_without_recipients()
+            return await self._hop.ask_data_without_recipients()
         except LostError:
             self._drop_hop()
             return answer.NO_VALID_RECIPIENTS
-        return reply
 
     async def reset(self) -> Reply:
         """End the transaction (RFC 5321 section 4.1.1.5)."""
@@ -185,6 +182,7 @@ class Relay:
             SpoolError: there is no room to hold the message back; undone likewise.
         """
         arrival = self._arrival(content)
+        screening = arrival.desk.screening
         screened, examination = None, None
         try:
             head = await read_head(content, arrival.desk.settings.header_size_octets)
@@ -192,11 +190,8 @@ class Relay:
             check_hops(examination, arrival.desk.settings.hops)
             body = Body(content, head, examination)
             screened = await self._claimed(arrival, head, examination)
-            plan = None
-            if screened is not None and not screened.needs_content:
-                plan = self._plan(arrival, head, screened, b"")
-            # Content that goes out more than once, or not at all, has to be read first.
-            if plan is not None and len(plan.editions) == 1:
+            plan = self._early_plan(arrival, head, screened)
+            if plan is not None:
                 replies = await self._deliver(arrival, plan, body)
                 await content.discard()
             else:
@@ -204,10 +199,8 @@ class Relay:
                     await self._fill(arrival, spool, body, screened)
                     fingerprint = body.fingerprint()
                     if screened is None:
-                        screened = await arrival.desk.screening.claim(
-                            examination, arrival.envelope, fingerprint
-                        )
-                    screened = await arrival.desk.screening.resolve(screened, fingerprint)
+                        screened = await screening.claim(examination, arrival.envelope, fingerprint)
+                    screened = await screening.resolve(screened, fingerprint)
                     plan = self._plan(arrival, head, screened, fingerprint)
                     replies = await self._deliver(arrival, plan, spool)
         except (ContentRefusedError, SpoolError) as error:
@@ -217,9 +210,7 @@ class Relay:
             await self._undo(arrival, screened)
             raise
         end = conclude(plan.decisions, replies)
-        passage = self._passage(arrival)
-        report = completed(passage, plan.screened, end, plan.name, is_id_added=plan.is_id_added)
-        arrival.desk.journal.record(report)  # who reads the metrics after the reply finds it there
+        report = self._recorded(arrival, plan, end)  # who reads metrics after the reply finds it
         tell(end.reply)
         await self._settle(arrival, plan, end, report, body.fingerprint())
 
@@ -259,6 +250,16 @@ class Relay:
             spool.write(block)
             await arrival.lease.keep(screened, is_content_flowing=True)
 
+    def _early_plan(self, arrival: _Arrival, head: Head, screened: Screened | None) -> Plan | None:
+        """Return the plan of a message that can stream through; None if it has to be held back.
+
+        Content that must be compared, goes out more than once, or not at all, is read first.
+        """
+        if screened is None or screened.needs_content:
+            return None
+        plan = self._plan(arrival, head, screened, b"")
+        return plan if len(plan.editions) == 1 else None
+
     def _plan(self, arrival: _Arrival, head: Head, screened: Screened, fingerprint: bytes) -> Plan:
         """Decide, and compose what leaves; see `plan_of`."""
         desk = arrival.desk
@@ -272,6 +273,7 @@ class Relay:
             The reply that holds for each recipient, by index; none for those who get nothing.
         """
         replies: dict[int, Reply] = {}
+        is_flowing = not isinstance(blocks, Spool)
         for edition in plan.editions:
             try:
                 if isinstance(blocks, Spool):
@@ -281,9 +283,7 @@ class Relay:
                     edition.members,
                     edition.section,
                     blocks,
-                    lambda: arrival.lease.keep(
-                        plan.screened, is_content_flowing=not isinstance(blocks, Spool)
-                    ),
+                    lambda: arrival.lease.keep(plan.screened, is_content_flowing=is_flowing),
                 )
             except LostError as error:
                 self._lost(error)
@@ -296,6 +296,13 @@ class Relay:
         if not plan.editions and self._hop is not None:
             self._hop.leave_open()
         return replies
+
+    def _recorded(self, arrival: _Arrival, plan: Plan, end: Conclusion) -> Report:
+        """Put the end of a message on record in log and counters, and return what was put."""
+        passage = self._passage(arrival)
+        report = completed(passage, plan.screened, end, plan.name, is_id_added=plan.is_id_added)
+        arrival.desk.journal.record(report)
+        return report
 
     async def _settle(
         self, arrival: _Arrival, plan: Plan, end: Conclusion, report: Report, fingerprint: bytes
@@ -317,11 +324,10 @@ class Relay:
 
     async def _take_back(self) -> None:
         """See to it that the downstream never sees the end of a message."""
-        if self._hop is not None:
-            if self._hop.is_content_begun:
-                await self.close(politely=False)
-            else:
-                self._hop.leave_open()
+        if self._hop is not None and self._hop.is_content_begun:
+            await self.close(politely=False)
+        elif self._hop is not None:
+            self._hop.leave_open()
 
     async def _refuse(
         self,
@@ -337,8 +343,7 @@ class Relay:
             decisions = arrival.desk.screening.decide(screened)
         report = refused(self._passage(arrival), examination, decisions, error)
         arrival.desk.journal.record(report)
-        kept = entries(report, arrival.desk.settings.keep)
-        await arrival.desk.screening.release(screened, kept)
+        await arrival.desk.screening.release(screened, entries(report, arrival.desk.settings.keep))
 
     async def _connect(self) -> Reply | None:
         """Open the downstream session; return the reply that says why there is none, or None."""

@@ -40,7 +40,7 @@ from gateway.core.report import Entry
 from gateway.core.rule import Mode, Policy, Rule, policies
 from gateway.core.unique_id import Sealer, UniqueId
 from gateway.errors import TrackingListError
-from gateway.ports import TrackingList
+from gateway.ports import Record, TrackingList
 
 _TOKEN_OCTETS = 8
 _FIRST_POLL_S = 0.01
@@ -207,17 +207,7 @@ class Screening:
         remember = partial(
             record_after, screened, is_outcome_known=is_outcome_known, is_retry_due=is_retry_due
         )
-        records, keys = [], []
-        for candidate, decision, reply in zip(screened.candidates, decisions, replies, strict=True):
-            if candidate.key is None:
-                continue
-            is_accepted = reply is not None and reply.is_accepted
-            settlement = settle(decision, is_accepted=is_accepted)
-            if settlement.is_confirmed:
-                sealed = self._sealer.fingerprint(candidate.key, fingerprint)
-                records.append(remember(candidate, candidate.key, sealed, reply))
-            elif settlement.is_released:
-                keys.append(candidate.key)
+        records, keys = self._settled(screened, decisions, replies, fingerprint, remember)
         # A failure is counted by the list itself; the client's reply stands.
         try:
             if records:
@@ -229,6 +219,28 @@ class Screening:
             if keys or (entries and not records):
                 with suppress(TrackingListError):
                     await self._list.release(keys, screened.token, () if records else entries)
+
+    def _settled(
+        self,
+        screened: Screened,
+        decisions: Sequence[Decision],
+        replies: Sequence[Reply | None],
+        fingerprint: bytes,
+        remember: Callable[[Candidate, UniqueId, bytes, Reply | None], Record],
+    ) -> tuple[list[Record], list[UniqueId]]:
+        """Return what is confirmed, and what is released."""
+        records, keys = [], []
+        for candidate, decision, reply in zip(screened.candidates, decisions, replies, strict=True):
+            if candidate.key is None:
+                continue
+            is_accepted = reply is not None and reply.is_accepted
+            settlement = settle(decision, is_accepted=is_accepted)
+            if settlement.is_confirmed:
+                sealed = self._sealer.fingerprint(candidate.key, fingerprint)
+                records.append(remember(candidate, candidate.key, sealed, reply))
+            elif settlement.is_released:
+                keys.append(candidate.key)
+        return records, keys
 
     async def release(self, screened: Screened | None, entries: Sequence[Entry] = ()) -> None:
         """Give up all claims of a message that did not come to its end.

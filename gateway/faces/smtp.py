@@ -31,6 +31,8 @@ _CLOSING = 421
 class SmtpSession(SmtpConnection):
     """One client's session."""
 
+    _is_told = False  # whether the message under way has its reply
+
     def smtp_HELO(self, line: bytes, argument: bytes) -> Awaitable[None]:
         """Take the client's name (RFC 5321 section 4.1.1.1)."""
         return self._hello(argument, is_extended=False)

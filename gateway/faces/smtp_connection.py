@@ -71,7 +71,6 @@ class SmtpConnection(SMTP):
         self._is_at_rest = False
         self._is_over = False
         self._is_local_check = False
-        self._is_told = False
         self._result = "error"
         self._farewell: Reply | None = None
 
