@@ -280,20 +280,21 @@ async def _run(begin: Begin, channel: socket.socket) -> None:
     gc.set_threshold(_COLLECT_AFTER_OBJECTS)
     reader, writer = await asyncio.open_connection(sock=channel)
     writer.write(sent(Ready()))
-    listening = loop.create_task(_listen(reader, writer, worker, stopping))
+    listening = loop.create_task(_listen(reader, writer, worker))
+    # Also if a fault of ours ends it: deaf, we would miss a probe that failed, and the end.
+    listening.add_done_callback(lambda _: stopping.set())
     await stopping.wait()
-    listening.cancel()
     await worker.stop()
     log.close()
+    if listening.done():
+        listening.result()
+    listening.cancel()
 
 
 async def _listen(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    worker: Worker,
-    stopping: asyncio.Event,
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, worker: Worker
 ) -> None:
-    """Do what the supervisor says; without one, stop."""
+    """Do what the supervisor says, until it says stop or is gone."""
     while True:
         match await receive(reader):
             case Reload(config):
@@ -307,7 +308,6 @@ async def _listen(
             case Asked() as asked:
                 writer.write(sent(await worker.tell(asked)))
             case Stop() | None:
-                stopping.set()
                 return
             case _:
                 continue

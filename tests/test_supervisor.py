@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
 import sys
+from collections.abc import AsyncIterator
 
 import pytest
 
 from gateway.config import config_of
+from gateway.control import Asked, sent
 from gateway.edge.journal import LogJournal
 from gateway.edge.metrics import Metrics
 from gateway.guard import Proof, Standing
@@ -32,10 +35,9 @@ class _Complaints(LogJournal):
         return any(words in reason for reason in self.reasons)
 
 
-async def test_a_worker_that_cannot_be_started_now_is_started_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Killed for want of memory, it may not be had anew at once; nobody else would try."""
+@contextlib.asynccontextmanager
+async def _supervising() -> AsyncIterator[tuple[Supervisor, _Complaints]]:
+    """Have one worker, started."""
     config = config_of({"listen": {"smtp": ["127.0.0.1:0"]}, "store": {"url": "memory://"}})
     memory, complaints = SharedMemory(1), _Complaints()
     (listener,) = open_all("listen.smtp", config.listen.smtp)
@@ -52,16 +54,35 @@ async def test_a_worker_that_cannot_be_started_now_is_started_later(
     with listener:
         await supervisor.start()
         try:
-            with monkeypatch.context() as poor:
-                poor.setattr(sys, "executable", "/nonexistent/python")
-                process = supervisor._places[0].process
-                assert process is not None
-                os.kill(process.pid, signal.SIGKILL)
-                await eventually(lambda: _true(complaints.have("cannot be started")))
-            assert supervisor.alive == 0
-            await eventually(lambda: _true(supervisor.alive == 1))
+            yield supervisor, complaints
         finally:
             await supervisor.stop()
+
+
+async def test_a_worker_that_cannot_be_started_now_is_started_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed for want of memory, it may not be had anew at once; nobody else would try."""
+    async with _supervising() as (supervisor, complaints):
+        with monkeypatch.context() as poor:
+            poor.setattr(sys, "executable", "/nonexistent/python")
+            process = supervisor._places[0].process
+            assert process is not None
+            os.kill(process.pid, signal.SIGKILL)
+            await eventually(lambda: _true(complaints.have("cannot be started")))
+        assert supervisor.alive == 0
+        await eventually(lambda: _true(supervisor.alive == 1))
+
+
+async def test_a_worker_that_hears_nothing_any_more_is_replaced() -> None:
+    """P5: it would go on after a relay probe that failed."""
+    async with _supervising() as (supervisor, complaints):
+        (place,) = supervisor._places
+        first, writer = place.process, place.writer
+        assert writer is not None
+        writer.write(sent(Asked(0, "nonsense", ())))  # type: ignore[arg-type] # a fault of ours
+        await eventually(lambda: _true(complaints.have("worker 0")))
+        await eventually(lambda: _true(place.process is not first and supervisor.alive == 1))
 
 
 async def _true(value: bool) -> bool:
