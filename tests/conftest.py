@@ -6,6 +6,9 @@ import signal
 
 import pytest
 
+# It asserts as a test does, and shall say as much when it fails.
+pytest.register_assert_rewrite("tests.support.milter_behaviour")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let a suite that is told to stop clean up as at Ctrl-C: it runs real servers."""

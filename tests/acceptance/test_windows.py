@@ -48,17 +48,22 @@ def test_p1_no_delivery_outlives_its_lease() -> None:
             assert deliver(gateway.port, _SENDER, [_RECIPIENT], message).is_accepted
 
 
+def _begin(client: Client, message: bytes) -> None:
+    """Send all of a message but the final dot."""
+    client.greet()
+    client.command(f"MAIL FROM:<{_SENDER}>")
+    client.command(f"RCPT TO:<{_RECIPIENT}>")
+    client.command("DATA")
+    client.send(message)
+
+
 def test_p1_no_content_outlives_its_lease() -> None:
     """Another copy has been let through meanwhile; the silent client is told to try again."""
     with Sink() as sink:
         settings = {"store.lease": "2s", **settings_for(sink.port)}
         with running_gateway(settings) as gateway, Client(gateway.port) as client:
             message = letter(fresh_id())
-            client.greet()
-            client.command(f"MAIL FROM:<{_SENDER}>")
-            client.command(f"RCPT TO:<{_RECIPIENT}>")
-            client.command("DATA")
-            client.send(message)
+            _begin(client, message)
             wait_until(
                 lambda: deliver(gateway.port, _SENDER, [_RECIPIENT], message).is_accepted,
                 "the claim has ended",
@@ -76,11 +81,7 @@ def test_a_claim_is_held_for_as_long_as_content_flows() -> None:
         settings = {"store.lease": "2s", "dedup.in_flight_wait": "200ms", **settings_for(sink.port)}
         with running_gateway(settings) as gateway, Client(gateway.port) as client:
             message = letter(fresh_id())
-            client.greet()
-            client.command(f"MAIL FROM:<{_SENDER}>")
-            client.command(f"RCPT TO:<{_RECIPIENT}>")
-            client.command("DATA")
-            client.send(message)
+            _begin(client, message)
             began = time.monotonic()
             while time.monotonic() - began < 5.0:
                 client.send(b"And more.\r\n" * 100)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import Client, deliver, deliver_over, stuffed
-from tests.support.milter_mail import SHAPES, Hop, fresh_message, fresh_number, hop_on
+from tests.support.milter_behaviour import MilterBehaviour
+from tests.support.milter_mail import Hop, fresh_message, hop_on, tags_of
 from tests.support.milter_server import running_milter, start_milter
 from tests.support.need import need
 from tests.support.postfix import GUARD, Postfix, Queued, Service, running_postfix
@@ -100,66 +101,11 @@ _ALIASES = {
 }
 
 
-def _tags(queued: Queued) -> list[bytes]:
-    return [line for line in queued.message.split(b"\r\n") if line.startswith(b"X-Mailonce:")]
-
-
-def test_new_message_is_not_altered(site: _Site) -> None:
-    """P2."""
-    message = fresh_message(b"X-Odd:  two\r\n\tlines \r\n", b"..dots\r\n\r\n.\r\nend\r\n")
-    queued = site.send_one(site.careful, message, "bob@tag.test")
-    assert queued.as_received == message
-
-
-def test_duplicate_is_tagged_on_top(site: _Site) -> None:
-    message = fresh_message()
-    site.send_one(site.careful, message, "bob@tag.test")
-    queued = site.send_one(site.careful, message, "bob@tag.test")
-    assert queued.message.startswith(b"X-Mailonce: duplicate; first-seen=2")
-    assert b"; copies=2; by=mx.test\r\nReceived: from " in queued.message
-    assert queued.message.endswith(b"\r\n" + message)
-
-
-def test_young_provisional_sighting_never_costs_a_copy(site: _Site) -> None:
-    """P1."""
-    message = fresh_message()
-    for copies in (1, 2, 3):
-        queued = site.send_one(site.careful, message, "bob@drop.test")
-        assert len(_tags(queued)) == min(copies - 1, 1)
-
-
 def test_confirmed_duplicate_is_discarded(site: _Site) -> None:
     message = fresh_message()
     site.send_one(site.hopeful, message, "bob@drop.test")
     assert site.send(site.hopeful, message, "bob@drop.test") == []
     site.postfix.wait_for_line("milter-discard")
-
-
-def test_partial_loses_only_who_has_it(site: _Site) -> None:
-    """P1."""
-    message = fresh_message()
-    site.send_one(site.hopeful, message, "bob@drop.test", '"dan b"@drop.test')
-    queued = site.send_one(
-        site.hopeful,
-        message,
-        "bob@drop.test",
-        "carol@drop.test",
-        '"dan b"@drop.test',
-        "bob@DROP.test",
-    )
-    assert queued.recipients == ("carol@drop.test",)
-    assert queued.as_received == message
-
-
-def test_partial_is_not_tagged(site: _Site) -> None:
-    """P2: what is new to one of them carries nothing of ours."""
-    message = fresh_message()
-    site.send_one(site.careful, message, "bob@tag.test")
-    queued = site.send_one(site.careful, message, "bob@tag.test", "carol@tag.test")
-    assert queued.recipients == ("bob@tag.test", "carol@tag.test")
-    assert queued.as_received == message
-    queued = site.send_one(site.careful, message, "bob@tag.test", "carol@tag.test")
-    assert _tags(queued)[0].startswith(b"X-Mailonce: duplicate;")
 
 
 def test_alias_of_a_recipient_is_another_recipient(site: _Site) -> None:
@@ -170,36 +116,6 @@ def test_alias_of_a_recipient_is_another_recipient(site: _Site) -> None:
     assert queued.as_received == message
 
 
-def test_second_recipient_is_new(site: _Site) -> None:
-    message = fresh_message()
-    site.send_one(site.hopeful, message, "bob@drop.test")
-    assert site.send_one(site.hopeful, message, "eve@drop.test").as_received == message
-
-
-def test_collision_is_tagged(site: _Site) -> None:
-    """P6."""
-    message = fresh_message()
-    site.send_one(site.hopeful, message, "bob@drop.test")
-    other = message.replace(b"noon", b"one")
-    queued = site.send_one(site.hopeful, other, "bob@drop.test")
-    assert _tags(queued)[0].startswith(b"X-Mailonce: collision;")
-    assert site.send(site.hopeful, other, "bob@drop.test") == []
-
-
-def test_missing_id_is_added_and_the_same_again(site: _Site) -> None:
-    date = b"Date: Tue, 24 Nov 2026 09:00:00 +0100"
-    message = fresh_message(body=b"%d\r\n" % fresh_number())
-    message = b"\r\n".join(
-        line for line in message.split(b"\r\n") if not line.startswith(b"Message-ID:")
-    )
-    assert date in message
-    first = site.send_one(site.careful, message, "bob@tag.test").message
-    assert first.startswith(b"Message-ID: <20261124090000.")
-    second = site.send_one(site.careful, message, "bob@tag.test").message
-    assert second.startswith(b"X-Mailonce: duplicate;")
-    assert second.split(b"\r\n")[1] == first.split(b"\r\n")[0]
-
-
 def test_forged_tags_are_removed(site: _Site) -> None:
     """P2: and nothing else is."""
     forged = b"X-Mailonce: duplicate\r\nX-Other: 1\r\nx-mailonce: collision;\r\n  folded\r\n"
@@ -207,8 +123,8 @@ def test_forged_tags_are_removed(site: _Site) -> None:
     queued = site.send_one(site.careful, message, "bob@tag.test")
     assert queued.as_received == message.replace(forged, b"X-Other: 1\r\n")
     again = site.send_one(site.careful, message, "bob@tag.test")
-    assert len(_tags(again)) == 1
-    assert _tags(again)[0].startswith(b"X-Mailonce: duplicate; first-seen=")
+    assert len(tags_of(again.message)) == 1
+    assert tags_of(again.message)[0].startswith(b"X-Mailonce: duplicate; first-seen=")
 
 
 def test_many_messages_on_one_connection_each_with_its_own_verdict(site: _Site) -> None:
@@ -221,7 +137,7 @@ def test_many_messages_on_one_connection_each_with_its_own_verdict(site: _Site) 
             assert deliver_over(client, "a@example.com", ["bob@tag.test"], message).is_accepted
     for number, queued in enumerate(site.postfix.wait_for_queued(len(sent))):
         assert queued.message.endswith(sent[number])
-        assert bool(_tags(queued)) == (sent.index(sent[number]) < number), number
+        assert bool(tags_of(queued.message)) == (sent.index(sent[number]) < number), number
 
 
 def test_reset_and_refused_recipients_leave_nothing_behind(site: _Site) -> None:
@@ -243,72 +159,14 @@ def test_reset_and_refused_recipients_leave_nothing_behind(site: _Site) -> None:
     assert queued.recipients == ("bob@drop.test",)
 
 
-def test_two_milters_in_a_row(site: _Site) -> None:
-    """Ours is the last: a tag of the one before is a forged one."""
-    message = fresh_message()
-    first = site.send_one(site.two, message, "bob@tag.test")
-    assert first.as_received == message
-    for copies in (2, 3):
-        again = site.send_one(site.two, message, "bob@tag.test")
-        [tag] = _tags(again)
-        assert f"copies={copies};".encode() in tag
-
-
-def test_list_out_of_reach_mail_flows(site: _Site) -> None:
-    """P4."""
-    message = fresh_message()
-    for _ in range(2):
-        queued = site.send_one(site.deaf, message, "bob@drop.test")
-        assert queued.message.startswith(b"X-Mailonce: unchecked; by=mx.test\r\n")
-        assert queued.message.endswith(b"\r\n" + message)
-
-
 @pytest.fixture
 async def hop(site: _Site) -> AsyncIterator[Hop]:
     async with hop_on(site.store) as hop:
         yield hop
 
 
-async def test_copy_in_flight_elsewhere_is_451(site: _Site, hop: Hop) -> None:
-    message = fresh_message()
-    screened, _ = await hop.claim(message, b"bob@drop.test")
-    delivery = deliver(site.careful, "alice@example.com", ["bob@drop.test"], message)
-    assert delivery.final is not None
-    assert delivery.final.lines[0].startswith("451 4.3.0 Another copy of this message")
-    await hop.screening.release(screened)
-    assert site.send_one(site.careful, message, "bob@drop.test").as_received == message
-
-
-@pytest.mark.parametrize(("extra", "body"), SHAPES)
-async def test_copy_seen_by_the_hop_is_known_to_the_milter(
-    site: _Site, hop: Hop, extra: bytes, body: bytes
-) -> None:
-    message = fresh_message(extra, body)
-    await hop.pass_on(message, b"bob@drop.test")
-    assert site.send(site.careful, message, "bob@drop.test") == []
-    changed = message + b"changed\r\n"
-    queued = site.send_one(site.careful, changed, "bob@drop.test")
-    assert _tags(queued)[0].startswith(b"X-Mailonce: collision;"), "the content counts"
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        pytest.param(b"Date: Tue, 24 Nov 2026 09:00:00 +0100\r\n\r\nno id %d\r\n", id="no id"),
-        pytest.param(
-            b"From alice Tue Nov 24 09:00:00 2026\r\nDate: Tue, 24 Nov 2026 09:00:00 +0100\r\n"
-            b"\r\nmbox %d\r\n",
-            id="mbox line: Postfix makes a field of it",
-        ),
-        pytest.param(
-            b"Message-ID:\r\n <%d@folded.example.com>\r\n\r\nx\r\n", id="id on a line of its own"
-        ),
-    ],
-)
-async def test_identity_is_that_of_the_hop(site: _Site, hop: Hop, message: bytes) -> None:
-    own = message % fresh_number()
-    await hop.pass_on(own, b"bob@drop.test")
-    assert site.send(site.careful, own, "bob@drop.test") == []
+class TestPostfix(MilterBehaviour):
+    """What is the same behind every mail server."""
 
 
 async def test_hop_knows_what_the_milter_saw(site: _Site, hop: Hop) -> None:

@@ -39,6 +39,11 @@ def fresh_message(extra: bytes = b"", body: bytes = b"At noon?\r\n") -> bytes:
     )
 
 
+def tags_of(message: bytes) -> list[bytes]:
+    """Return the lines that hold a field of ours."""
+    return [line for line in message.split(b"\r\n") if line.startswith(b"X-Mailonce:")]
+
+
 class _Wire:
     """Content as the SMTP face reads it."""
 
