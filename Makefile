@@ -100,13 +100,17 @@ $(BIN)/python:
 
 # The stamps are rewritten last, so that an installation cut short is begun again. What is
 # installed for development includes what runs, so one environment serves both.
+#
+# --no-deps, because a lock names everything already: before pip 23.3 (Debian 12 has 23.0.1), an extra
+# that a dependency asks for is sought at its newest release, whatever the lock says, and there is no
+# digest for that one. Seen in practice: the lock broke on the day a release of coverage came out.
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(BIN)/python
 	@test $(VENV)/.dev -nt requirements-dev.lock || \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@

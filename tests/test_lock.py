@@ -57,3 +57,19 @@ def test_lock_is_whole_on_every_python(lock: str, python: str) -> None:
         if name not in locked
     }
     assert not missing
+
+
+def test_a_lock_is_installed_as_it_stands() -> None:
+    """Seen in practice: pip before 23.3 seeks a dependency's extra at its newest release, past the lock."""
+    pages = [
+        *(_ROOT / name for name in ("Makefile", ".ci/pythons", "deploy/Dockerfile", "README.md")),
+        *(_ROOT / "docs").glob("*.md"),
+    ]
+    commands = [
+        line
+        for page in pages
+        for line in page.read_text().splitlines()
+        if re.search(r"install .*requirements(-dev)?\.lock", line)
+    ]
+    assert len(commands) >= 6
+    assert [line for line in commands if "--no-deps" not in line] == []
