@@ -60,7 +60,7 @@ def test_lock_is_whole_on_every_python(lock: str, python: str) -> None:
 
 
 def test_a_lock_is_installed_as_it_stands() -> None:
-    """Seen in practice: pip before 23.3 seeks a dependency's extra at its newest release, past the lock."""
+    """Before pip 23.3, an extra of a dependency is sought at its newest release, past the lock."""
     pages = [
         *(_ROOT / name for name in ("Makefile", ".ci/pythons", "deploy/Dockerfile", "README.md")),
         *(_ROOT / "docs").glob("*.md"),
