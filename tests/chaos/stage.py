@@ -249,7 +249,7 @@ def _start_sentinel(folder: Path, port: int, master_port: int) -> Child:
         f"sentinel down-after-milliseconds {GROUP} 1000\n"
         f"sentinel failover-timeout {GROUP} 2000\n"
     )
-    return start(("redis-sentinel", str(configuration)), folder / f"{port}.log")
+    return start(("redis-server", str(configuration), "--sentinel"), folder / f"{port}.log")
 
 
 def _all_see(group: Group) -> bool:

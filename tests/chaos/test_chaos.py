@@ -33,7 +33,7 @@ CALM = {
 
 def outcome_of(plan: Plan) -> Outcome:
     """Run a plan; what is wrong in any run is said here."""
-    need("redis-server", "redis-sentinel:redis-sentinel")
+    need("redis-server")
     outcome = uvloop.run(run(plan, print))
     print(as_markdown(outcome))
     print(json.dumps(as_json(outcome)))

@@ -172,7 +172,7 @@ def test_sentinel_starts_and_finds_the_master(redis: RedisServer) -> None:
             assert there in text
             text = text.replace(there, here)
         (folder / "sentinel.conf").write_text(text)
-        child = start(["redis-sentinel", folder / "sentinel.conf"], folder / "log")
+        child = start(["redis-server", folder / "sentinel.conf", "--sentinel"], folder / "log")
         try:
             wait_until(lambda: "+monitor master mail" in child.tail(), "Sentinel", 10.0, child)
             url = f"redis+sentinel://127.0.0.1:{port}/mail/0"

@@ -156,7 +156,7 @@ class Sentinels:
 @contextlib.contextmanager
 def redis_sentinels(count: int = 3) -> Iterator[Sentinels]:
     """Run a master with a replica, watched by Sentinels that fail over within two seconds."""
-    need("redis-server", "redis-sentinel")
+    need("redis-server")
     with contextlib.ExitStack() as stack:
         quick = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
         master = stack.enter_context(redis_server(*quick))
@@ -219,7 +219,7 @@ def _start_sentinel(folder: Path, port: int, master_port: int, quorum: int) -> C
         "sentinel down-after-milliseconds mail 500\n"
         "sentinel failover-timeout mail 1000\n"
     )
-    return start(("redis-sentinel", str(configuration)), folder / f"{port}.log")
+    return start(("redis-server", str(configuration), "--sentinel"), folder / f"{port}.log")
 
 
 def _is_whole(node: RedisServer, masters: int) -> bool:
