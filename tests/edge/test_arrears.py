@@ -255,5 +255,5 @@ async def test_p8_a_farewell_to_a_list_that_hangs_is_bounded(
     line.hangs = True
     begun = time.monotonic()
     await store.close()
-    assert time.monotonic() - begun < 5.0
+    assert time.monotonic() - begun < 30.0
     assert line.is_cut, "and it is closed all the same"

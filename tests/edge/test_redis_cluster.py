@@ -16,7 +16,7 @@ from gateway.edge.redis_wire import Server, dial
 from gateway.errors import TrackingListError
 
 HOST = "127.0.0.1"
-LIMIT_S = 5.0
+LIMIT_S = 30.0
 
 Answer = Callable[[list[bytes]], Awaitable[bytes | None]]
 """Returns what a command is answered; None to hang up."""

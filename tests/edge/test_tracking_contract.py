@@ -28,8 +28,11 @@ from tests.support.tracking import (
     some_token,
 )
 
-TIMEOUT_S = 2.0
+# Nothing shall be late because somebody else keeps the machine busy for a moment.
+PATIENCE_S = 30.0
 SHORT_S = 0.15
+# Two of three beats may be missed.
+BEAT_TTL_S = 3.0
 
 Open = Callable[..., Both]
 
@@ -53,14 +56,18 @@ async def opened(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> A
                 one = MemoryTrackingList(entries=entries, now=now)
             case "sqlite":
                 one = SqliteTrackingList(
-                    tmp_path / "seen.db", TIMEOUT_S, entries=entries, beat_ttl_s=beat_ttl_s, now=now
+                    tmp_path / "seen.db",
+                    PATIENCE_S,
+                    entries=entries,
+                    beat_ttl_s=beat_ttl_s,
+                    now=now,
                 )
             case _:
                 server: RedisServer = request.getfixturevalue("redis")
                 socket = server.folder / "redis.sock"
                 url = f"unix://{socket}" if kind == "redis-unix" else server.url
                 one = RedisTrackingList(
-                    open_link(url, TIMEOUT_S), entries=entries, beat_ttl_s=beat_ttl_s, now=now
+                    open_link(url, PATIENCE_S), entries=entries, beat_ttl_s=beat_ttl_s, now=now
                 )
         lists.append(one)
         return one
@@ -239,12 +246,12 @@ async def test_a_record_ends_with_its_window(opened: Open) -> None:
     first_seen_s = int(time.time()) - 10
     window_s = time.time() - first_seen_s + 2 * SHORT_S
     await tracking_list.confirm([record_of(key, first_seen_s=first_seen_s, window_s=window_s)])
-    assert (await claimed(tracking_list, key, some_token())).sight is Sight.SEEN
 
     async def is_forgotten() -> bool:
         return await claimed(tracking_list, key, b"a token!") == NEW
 
     await eventually(is_forgotten)
+    assert time.time() >= first_seen_s + window_s, "it was seen until then"
 
 
 async def test_the_window_runs_from_the_first_sighting(opened: Open) -> None:
@@ -326,9 +333,9 @@ class TestShared:
         assert await claimed(other, key, some_token()) == NEW
 
     async def test_a_live_worker_keeps_its_claims(self, opened: Open) -> None:
-        one, other, key = opened(beat_ttl_s=0.3), opened(beat_ttl_s=0.3), some_id()
+        one, other, key = opened(beat_ttl_s=BEAT_TTL_S), opened(beat_ttl_s=BEAT_TTL_S), some_id()
         await claimed(one, key, some_token())
-        end = time.monotonic() + 1.0
+        end = time.monotonic() + BEAT_TTL_S + 0.5
         while time.monotonic() < end:
             assert await claimed(other, key, some_token()) == IN_FLIGHT
             await asyncio.sleep(0.02)

@@ -19,7 +19,7 @@ from tests.support.tracking import LEASE_S, record_of, some_id, some_token
 
 
 async def _work(path: Path, beat_ttl_s: float, then: str, keys: Sequence[bytes]) -> None:
-    tracking_list = SqliteTrackingList(path, 5.0, beat_ttl_s=beat_ttl_s)
+    tracking_list = SqliteTrackingList(path, 30.0, beat_ttl_s=beat_ttl_s)
     found = []
     for key in keys:
         claim = [UniqueId(key[:12], key[12:])]

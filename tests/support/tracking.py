@@ -49,7 +49,7 @@ def record_of(
     )
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], limit_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], limit_s: float = 30.0) -> None:
     """Wait until a condition holds; asks again and again, since no list tells."""
     async with asyncio.timeout(limit_s):
         while not await condition():  # noqa: ASYNC110 – there is no event to wait for
