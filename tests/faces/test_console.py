@@ -21,7 +21,7 @@ from tests.support.console import WELL, Console, serving_in_thread
 from tests.support.need import need, program
 from tests.support.report import NOW_S, seen
 
-pytestmark = [pytest.mark.tool, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.tool, pytest.mark.slow, pytest.mark.timeout(300)]
 
 TOKEN = "correct-horse"
 ID = b"life-of-a-message@example.org"

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 from aiohttp.http_parser import HttpRequestParserPy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
@@ -310,9 +310,7 @@ class _Scripts(HTMLParser):
 OURS = ['<script src="/console.js" defer>']
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25)
 @given(st.one_of(st.sampled_from([HOSTILE, ODD_ID]), st.binary(min_size=1, max_size=60)))
 def test_nothing_a_client_sent_becomes_markup(octets: bytes) -> None:
     async def check() -> None:

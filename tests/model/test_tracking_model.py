@@ -478,7 +478,7 @@ SETTINGS = settings(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_p1_redis() -> None:
     with redis_server() as server:
         RedisMachine.server = server
@@ -486,6 +486,6 @@ def test_p1_redis() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_p1_sqlite() -> None:
     run_state_machine_as_test(SqliteMachine, settings=SETTINGS)
