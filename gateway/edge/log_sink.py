@@ -72,12 +72,15 @@ class LogSink:
 
     def _run(self) -> None:
         """Write until closed; the thread's only function."""
-        while not self._closing.is_set():
+        is_over = False
+        while not is_over:
             self._wake.wait()
             self._closing.wait(_GATHER_S)
-            # In this order: a line that comes in between sets the event once more.
+            # In this order: a line that comes in between sets the event once more, and so does the
+            # end; what was said before the end is there to be taken when the end is seen.
             self._wake.clear()
             self._is_awake = False
+            is_over = self._closing.is_set()
             for piece, count in self._pieces():
                 try:
                     self._put(piece)
