@@ -5,6 +5,7 @@ Values, and functions of them: nothing here waits or asks the list. Never fails.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from gateway.core.policy import NEW, Examination, Sight, Sighting
@@ -115,9 +116,10 @@ def record_after(  # noqa: PLR0913 - all that is known of one copy's end
         is_retry_due: whether the client was told that the message failed.
     """
     is_accepted = reply is not None and reply.is_accepted
-    claimed_at_s = int(screened.claimed_at_s)
+    # Whole seconds are kept: rounded down, they would cut the doubt short.
+    doubted_at_s = math.ceil(screened.claimed_at_s)
     since_s = _provisional_at_s(
-        candidate, claimed_at_s, is_accepted=is_accepted, is_known=is_outcome_known
+        candidate, doubted_at_s, is_accepted=is_accepted, is_known=is_outcome_known
     )
     record = _record(screened, candidate, key, sealed, queue_id_of(reply), since_s)
     if not is_retry_due and not was_retry_due(candidate):
@@ -155,7 +157,7 @@ def _record(
 
 
 def _provisional_at_s(
-    candidate: Candidate, claimed_at_s: int, *, is_accepted: bool, is_known: bool
+    candidate: Candidate, doubted_at_s: int, *, is_accepted: bool, is_known: bool
 ) -> int:
     """Return since when it is in doubt that this content was ever accepted; 0 if it was.
 
@@ -164,13 +166,13 @@ def _provisional_at_s(
     """
     earlier = candidate.sighting
     if earlier is None or earlier.sight is not Sight.SEEN or is_collision(candidate):
-        return 0 if is_accepted and is_known else claimed_at_s
+        return 0 if is_accepted and is_known else doubted_at_s
     if not earlier.provisional_at_s or not is_accepted:
         return earlier.provisional_at_s
     if is_known:
         # The record stays that of the first content, of which another one proves nothing.
         return 0 if candidate.is_same_content else earlier.provisional_at_s
-    return claimed_at_s
+    return doubted_at_s
 
 
 def _awaited(record: Record, candidate: Candidate, sealed: bytes, *, is_due: bool) -> Record:

@@ -67,13 +67,13 @@ class _World:
             st.sampled_from([b"A", b"B"]),
             st.booleans(),
             st.booleans(),
-            st.sampled_from([0, 1, _PROVISIONAL_S // 2, _PROVISIONAL_S, _PROVISIONAL_S + 2]),
+            st.sampled_from([0, 0.75, _PROVISIONAL_S // 2, _PROVISIONAL_S - 0.5, _PROVISIONAL_S + 2]),
         ),
         max_size=12,
     )
 )
 def test_only_what_is_certain_or_old_costs_a_copy(
-    history: list[tuple[bytes, bool, bool, int]],
+    history: list[tuple[bytes, bool, bool, float]],
 ) -> None:
     """P1: a copy is dropped only if one of the same content was accepted, or passed long ago."""
 
@@ -83,7 +83,7 @@ def test_only_what_is_certain_or_old_costs_a_copy(
             world.now_s += pause_s
             _, action = await world.copy(content, is_milter=is_milter, is_accepted=is_accepted)
             if action is Action.DROPPED:
-                is_old = content in passed and world.now_s - passed[content] >= _PROVISIONAL_S - 1
+                is_old = content in passed and world.now_s - passed[content] >= _PROVISIONAL_S
                 assert content in confirmed or is_old
             elif is_milter:
                 passed[content] = world.now_s
@@ -92,6 +92,17 @@ def test_only_what_is_certain_or_old_costs_a_copy(
                 confirmed.add(content)
 
     asyncio.run(run())
+
+
+async def test_doubt_lasts_to_its_end_although_whole_seconds_are_kept() -> None:
+    """P1."""
+    world = _World()
+    world.now_s += 0.75
+    await world.copy(b"A", is_milter=True)
+    world.now_s += _PROVISIONAL_S - 0.5
+    assert await world.copy(b"A", is_milter=True) == (Verdict.DUPLICATE, Action.TAGGED)
+    world.now_s += _PROVISIONAL_S + 1
+    assert await world.copy(b"A", is_milter=True) == (Verdict.DUPLICATE, Action.DROPPED)
 
 
 async def test_milter_takes_nothing_from_what_is_confirmed() -> None:
