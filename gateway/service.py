@@ -13,7 +13,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import uvloop
@@ -47,13 +47,21 @@ _PROBE_TICK_S = 1.0
 class Service:
     """Everything that runs while we serve."""
 
-    def __init__(self, config: Config, load: Callable[[], Config]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        load: Callable[[], Config],
+        opened: Mapping[str, list[socket.socket]] | None = None,
+    ) -> None:
         """Open nothing yet.
 
         Args:
             config: checked.
             load: reads the configuration anew, for SIGHUP.
+            opened: sockets that listen where the configuration says already, as `handed_over` names
+                them; None for those of systemd, if there are any.
         """
+        self._opened = opened
         self._config = config
         self._load = load
         self._memory = SharedMemory(config.worker_count)
@@ -97,7 +105,7 @@ class Service:
 
     async def _open(self) -> list[socket.socket]:
         """Open all listening sockets, serve HTTP, and return those of the milter."""
-        inherited = handed_over(os.environ)
+        inherited = handed_over(os.environ) if self._opened is None else self._opened
         smtp = inherited.get("smtp") or open_all("listen.smtp", self._config.listen.smtp)
         milter = inherited.get("milter") or open_all("listen.milter", self._config.listen.milter)
         self._smtp, self._sockets = smtp, [*smtp, *milter]

@@ -27,12 +27,21 @@ from gateway.config import Config, load
 from gateway.config.place import host_port
 from gateway.demo.letter import counted, letters
 from gateway.demo.page import console_of_stdout, tell_counts, tell_end, tell_outcomes, tell_where
-from gateway.demo.place import HOST, HOSTNAME, Place, configured, folder_at, logging_to, place_in
+from gateway.demo.place import (
+    HOST,
+    HOSTNAME,
+    Place,
+    configured,
+    folder_at,
+    listening,
+    logging_to,
+    place_in,
+)
 from gateway.demo.post import Post
 from gateway.errors import GatewayError
 from gateway.service import Service
 
-_START_S = 20.0
+_START_S = 60.0
 _SETTLE_S = 3.0
 _PAUSE_S = 0.05
 _STOPPED = "Stopped before everything was sent."
@@ -55,16 +64,18 @@ def run(folder: Path | None, *, is_once: bool, console: Console | None = None) -
         ConfigError: the folder, or an address, cannot be used.
     """
     console = console or console_of_stdout()
-    with folder_at(folder) as absolute:
-        place = place_in(absolute)
+    with folder_at(folder) as absolute, listening() as opened:
+        place = place_in(absolute, opened)
         config = configured(place)
+        service = Service(config, lambda: load(place.config_file), opened)
         with logging_to(place.log_file):
-            return uvloop.run(_show(place, config, console, is_once=is_once))
+            return uvloop.run(_show(service, place, config, console, is_once=is_once))
 
 
-async def _show(place: Place, config: Config, console: Console, *, is_once: bool) -> bool:
+async def _show(
+    service: Service, place: Place, config: Config, console: Console, *, is_once: bool
+) -> bool:
     """Serve, and show what that does; whichever of the two ends first."""
-    service = Service(config, lambda: load(place.config_file))
     serving = asyncio.create_task(service.run())
     showing = asyncio.create_task(_sent(place, config, console))
     await asyncio.wait({serving, showing}, return_when=asyncio.FIRST_COMPLETED)
@@ -154,14 +165,5 @@ def _await_banner(port: int) -> None:
     Raises:
         OSError: it does not, in time.
     """
-    give_up_at = time.monotonic() + _START_S
-    while True:
-        try:
-            with socket.create_connection((HOST, port), timeout=_START_S) as connection:
-                connection.recv(1)
-        except ConnectionRefusedError:
-            if time.monotonic() > give_up_at:
-                raise
-            time.sleep(_PAUSE_S)
-        else:
-            return
+    with socket.create_connection((HOST, port), timeout=_START_S) as connection:
+        connection.recv(1)

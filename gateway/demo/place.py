@@ -10,7 +10,7 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ HOSTNAME = "demo.mailonce.example"
 
 _SMTP_PORT = 2525
 _HTTP_PORT = 9125
+_BACKLOG = 100
 _CONFIG = """\
 # Written by `mailonce demo`. The other commands understand it too.
 hostname = "{hostname}"
@@ -39,6 +40,7 @@ servers = ["maildir://{folder}/Maildir"]
 
 [store]
 url = "sqlite://{folder}/seen.db"
+timeout = "10s"
 secret = "{secret}"
 
 [dedup]
@@ -84,13 +86,21 @@ class Place:
         return self.folder / "Maildir"
 
 
-def place_in(folder: Path) -> Place:
-    """Return a place in a folder, with ports that are free now.
+@contextmanager
+def listening() -> Iterator[Mapping[str, list[socket.socket]]]:
+    """Listen on loopback ports, by what for; they are ours from now on, not only free.
 
     Raises:
         ConfigError: no port is free.
     """
-    return Place(folder, _port(_SMTP_PORT), _port(_HTTP_PORT))
+    with _listener(_SMTP_PORT) as smtp, _listener(_HTTP_PORT) as http:
+        yield {"smtp": [smtp], "http": [http]}
+
+
+def place_in(folder: Path, opened: Mapping[str, list[socket.socket]]) -> Place:
+    """Return a place in a folder, at the ports that are listened on."""
+    ports = {name: listener.getsockname()[1] for name, (listener,) in opened.items()}
+    return Place(folder, ports["smtp"], ports["http"])
 
 
 @contextmanager
@@ -153,9 +163,11 @@ def _kept_secret(place: Place) -> str:
     return secrets.token_hex(16)
 
 
-def _port(wanted: int) -> int:
-    """Return a loopback port that is free: the one wanted, if it is."""
+def _listener(wanted: int) -> socket.socket:
+    """Listen on the port that is wanted, or on any if somebody has it."""
     for port in (wanted, 0):
-        with suppress(OSError), socket.create_server((HOST, port)) as listener:
-            return int(listener.getsockname()[1])
+        with suppress(OSError):
+            listener = socket.create_server((HOST, port), backlog=_BACKLOG)
+            listener.setblocking(False)
+            return listener
     raise ConfigError((f"listen.smtp: no port is free on {HOST}",))

@@ -17,7 +17,7 @@ from gateway.core.report import Entry
 from gateway.demo.letter import SENDER, Letter
 from gateway.ports import History
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 30.0
 _MANY = 1000
 
 
