@@ -8,7 +8,10 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from gateway import doctor
 from gateway.cli import app
 from gateway.config import Config, config_of
 from gateway.core.rule import Mode
+from gateway.doctor import listen
 from gateway.doctor.finding import Finding, Level
 from tests.support.certificate import Pair, make_certificate
 from tests.support.gateway import Gateway, as_toml, running_gateway, settings_for
@@ -391,6 +395,34 @@ def test_what_answers_no_http_where_it_is_expected_is_told(sink: Sink) -> None:
     found = findings(listen={"http": f"127.0.0.1:{sink.port}"})
     assert level(found, "listen.http") is FAIL
     assert not of(found, "running")
+
+
+def test_a_gateway_that_must_look_before_it_answers_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A downstream that hangs took it longer than was waited, and nothing was said of it at all."""
+    monkeypatch.setattr(listen, "_ANSWER_S", 0.5)
+
+    class Busy(BaseHTTPRequestHandler):
+        """Alive at once, and ready when whoever has no patience is gone."""
+
+        def do_GET(self) -> None:
+            if self.path == "/readyz":
+                time.sleep(1.0)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"status": "ready"}' if self.path == "/readyz" else b"alive")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        found = findings(listen={"http": f"127.0.0.1:{server.server_port}"})
+        server.shutdown()
+        thread.join()
+    assert level(found, "running") is OK
 
 
 def test_the_gateway_itself_is_asked_whatever_proxy_the_shell_names(gateway: Gateway) -> None:
