@@ -144,8 +144,9 @@ class Metrics:
 
     def session_ended(self, *, is_tls: bool, result: str) -> None:
         """See `Meter.session_ended`."""
-        self._values[_SESSIONS] -= 1
+        # In this order: who sees that nobody is within any more finds all of them counted.
         self._values[_SESSIONS_ENDED.get(("yes" if is_tls else "no", result), NOWHERE)] += 1
+        self._values[_SESSIONS] -= 1
 
     def protocol_error(self, kind: str) -> None:
         """See `Meter.protocol_error`."""
