@@ -56,6 +56,7 @@ _SESSION_TIMEOUT_S = 7210.0
 _PROGRESS_EVERY_S = 2.0
 _HIGH_WATER_PACKETS = 64
 _MACRO, _FIELD, _END_OF_MESSAGE = map(int, (Event.MACRO, Event.HEADER, Event.END_OF_MESSAGE))
+_GIVING_UP = (Event.ABORT, Event.QUIT, Event.QUIT_NEW_CONNECTION)
 
 
 class House(Protocol):
@@ -177,13 +178,10 @@ class MilterSession(asyncio.Protocol):
     def _keep_for_later(self, packets: Sequence[tuple[int, bytes]]) -> None:
         """Hold back what comes while a message is being judged.
 
-        The mail server waits for our answer then; if it says anything, it has given up on that.
+        The mail server waits for our answer then; one that ends the message has given up on that.
         """
         self._waiting += packets
-        self._is_given_up |= any(
-            command in (Event.ABORT, Event.QUIT, Event.QUIT_NEW_CONNECTION)
-            for command, _ in packets
-        )
+        self._is_given_up |= bool(self._waiting) and self._waiting[0][0] in _GIVING_UP
         if len(self._waiting) > _HIGH_WATER_PACKETS and not self._is_paused:
             self._is_paused = True
             self._open_transport().pause_reading()
@@ -203,8 +201,10 @@ class MilterSession(asyncio.Protocol):
                 self._take_fields(fields)
                 fields = []
             if command == _END_OF_MESSAGE:
-                self._waiting = list(packets[number:])
                 self._end_message(payload)
+                if self._judging is None:
+                    continue  # it was for nobody
+                self._keep_for_later(packets[number:])
                 break
             self._take(command, payload)
             if command in self._answered:
@@ -270,11 +270,12 @@ class MilterSession(asyncio.Protocol):
     def _take_nothing(self, _payload: bytes) -> None:
         """Learn nothing from a packet that we have not asked for."""
 
-    def _abort(self, _payload: bytes) -> None:
+    def _forget_message(self, _payload: bytes = b"") -> None:
         self._message = None
+        self._macros.clear()
 
     def _begin_anew(self, _payload: bytes) -> None:
-        self._message = None
+        self._forget_message()
         self._client = Client()
 
     def _quit(self, _payload: bytes) -> None:
@@ -292,7 +293,7 @@ class MilterSession(asyncio.Protocol):
             self._open_transport().write(wire.CONTINUE)
             return
         letter = message.finished(self._queue_id())
-        self._message = None
+        self._forget_message()
         self._watchdog.arm(_PROGRESS_EVERY_S)
         # Nobody who hangs up can cancel it: what was claimed has to be settled.
         self._judging = self._loop.create_task(self._judge(letter))
@@ -383,7 +384,7 @@ class MilterSession(asyncio.Protocol):
     # A chain of comparisons would make six of them for each packet.
     _takes: ClassVar[Mapping[int, Callable[[MilterSession, bytes], None]]] = MappingProxyType(
         {
-            int(Event.ABORT): _abort,
+            int(Event.ABORT): _forget_message,
             int(Event.BODY): _take_body,
             int(Event.CONNECT): _take_connect,
             int(Event.DATA): _take_nothing,
