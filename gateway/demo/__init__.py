@@ -67,8 +67,8 @@ def run(folder: Path | None, *, is_once: bool, console: Console | None = None) -
     with folder_at(folder) as absolute, listening() as opened:
         place = place_in(absolute, opened)
         config = configured(place)
-        service = Service(config, lambda: load(place.config_file), opened)
         with logging_to(place.log_file):
+            service = Service(config, lambda: load(place.config_file), opened)
             return uvloop.run(_show(service, place, config, console, is_once=is_once))
 
 
