@@ -169,9 +169,10 @@ def check(config: ConfigFile, *, _version: Version = False) -> None:
 
     Ends with code 0 if there is none, else 2. No server is asked: that is what `doctor` does.
     """
-    from gateway.config.remark import missing_files, remarks
+    from gateway import wiring
+    from gateway.config.remark import remarks
 
-    loaded = load_or_exit(config, further=[missing_files])
+    loaded = load_or_exit(config, further=[wiring.unusable])
     complain(*(f"{remark.path}: note: {remark.message}" for remark in remarks(loaded)))
     print(f"{config}: no problems")
 
@@ -213,7 +214,7 @@ def trace(
     try:
         story = command.trace(loaded, os.fsencode(message_id))
         why_empty = command.absence(loaded)
-    except (ValueError, TrackingListError) as error:
+    except (ValueError, ConfigError, TrackingListError) as error:
         complain(error)
         raise typer.Exit(BAD_INPUT) from error
     if json:
@@ -248,7 +249,7 @@ def forget(
     try:
         forgotten = command.forget(loaded, os.fsencode(message_id), whose)
         why_empty = command.absence(loaded)
-    except (ValueError, TrackingListError) as error:
+    except (ValueError, ConfigError, TrackingListError) as error:
         complain(error)
         raise typer.Exit(BAD_INPUT) from error
     if json:
@@ -327,6 +328,8 @@ def _header_section(name: str) -> bytes:
         OSError: the file cannot be read, or begins with too much of a header.
     """
     if name == "-":
+        if sys.stdin is None:  # closed by who called us
+            raise OSError("there is no standard input")
         return _section_of(sys.stdin.buffer)
     with Path(name).open("rb") as file:
         return _section_of(file)

@@ -7,19 +7,21 @@ Each function makes one part and starts nothing; who holds the parts together is
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from gateway.config import Config
 from gateway.config.place import Scheme, Server, StoreScheme
+from gateway.config.remark import missing_files
+from gateway.config.source import Problem
 from gateway.config.type import ListCopies, OnFailure, Tls
 from gateway.core.capability import Capabilities
 from gateway.core.edition import EditionSettings
 from gateway.core.handover import Client
 from gateway.core.unique_id import Sealer
 from gateway.desk import RelaySettings
-from gateway.edge import tracking_redis, tracking_sqlite
+from gateway.edge import redis_url, tracking_redis, tracking_sqlite
 from gateway.edge.downstream import DownstreamConnector, Vet
 from gateway.edge.downstream_session import ServerAddress, SessionSettings
 from gateway.edge.log import Log, format_of
@@ -82,6 +84,28 @@ class _NoConnector:
 
     async def ask_capabilities(self) -> None:
         """See `Connector`."""
+
+
+def unusable(config: Config) -> Iterator[Problem]:
+    """Yield what reads well and cannot be used all the same: certificates, parameters of a URL.
+
+    It is a `Relation` of `config.load`. Where a file cannot be read, that is the problem, and what
+    comes of it is none.
+    """
+    unreadable = list(missing_files(config))
+    yield from unreadable
+    told = {problem.path.partition(".")[0] for problem in unreadable}
+    if config.tls.key is None:  # a relation says so
+        told.add("tls")
+    for table, make in (("tls", server_tls_of), ("store", _redis_target_of)):
+        if table in told:
+            continue
+        try:
+            make(config)
+        except ConfigError as error:
+            for problem in error.problems:
+                path, _, message = problem.partition(": ")
+                yield Problem(path, message, ("tls.key",) if table == "tls" else ())
 
 
 def log_of(config: Config, metrics: Metrics) -> Log:
@@ -204,7 +228,7 @@ def server_tls_of(config: Config) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(config.tls.certificate, config.tls.key)
+        context.load_cert_chain(config.tls.certificate, config.tls.key, _no_pass_phrase)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError((f"tls.certificate: cannot be used with tls.key: {error}",)) from error
     return context
@@ -217,6 +241,16 @@ def needs_relay_probe(config: Config) -> bool:
     )
     is_smtp = any(server.scheme is Scheme.SMTP for server in config.downstream.servers)
     return is_public and is_smtp and bool(config.downstream.relay_probe)
+
+
+def _no_pass_phrase() -> str:
+    # OpenSSL itself would ask on the terminal and wait for somebody to type.
+    raise OSError("the key has a pass phrase, and nobody is there to type it; store it without")
+
+
+def _redis_target_of(config: Config) -> redis_url.Target | None:
+    url = config.store.url
+    return redis_url.parse(url.text.get_secret_value()) if url.scheme.is_redis else None
 
 
 def _client_tls(tls: Tls) -> ssl.SSLContext | None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from gateway import __version__
 from gateway.cli import app
+from tests.support.certificate import make_certificate
 
 TESTS = Path(__file__).parent
 PROJECT = TESTS.parent
@@ -165,6 +166,54 @@ def test_missing_files_are_told_with_all_other_problems(tmp_path: Path) -> None:
     assert "/none/b does not exist (from MAILONCE_TLS__KEY)" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        # what redis-py knows and does not go here: times are no matter of the URL
+        ('[store]\nurl = "redis://h/0?socket_timeout=1"', "store.url: unknown parameter socket_t"),
+        ('[store]\nurl = "rediss://h/0?ssl_cert_reqs=perhaps"', "store.url: ssl_cert_reqs is "),
+        ('[store]\nurl = "redis://h/0?ssl_ca_certs=CERTIFICATE"', "store.url: ssl_ parameters "),
+        # there, readable, and no certificate
+        ('[store]\nurl = "rediss://h/0?ssl_ca_certs=KEY"', "store.url: [X509: NO_CERTIFICATE"),
+        # a file that is not there is told once, and as that
+        ('[store]\nurl = "rediss://h/0?ssl_ca_certs=/none/a"', "store.url: the file /none/a does"),
+        ('[tls]\ncertificate = "KEY"\nkey = "KEY"', "tls.certificate: cannot be used with tls."),
+        ('[tls]\ncertificate = "CERTIFICATE"\nkey = "OTHER"', "tls.certificate: cannot be used "),
+        # else OpenSSL asks on the terminal
+        ('[tls]\ncertificate = "CERTIFICATE"\nkey = "LOCKED"', "tls.certificate: cannot be used "),
+    ],
+)
+def test_what_serve_could_not_use_is_a_problem(tmp_path: Path, config: str, problem: str) -> None:
+    """What `check` lets pass must not be refused by `serve` a moment later."""
+    pair = make_certificate(tmp_path, "mx.example.org")
+    other = make_certificate(tmp_path, "other.example.org")
+    locked = tmp_path / "locked.pem"
+    lock = ["openssl", "pkey", "-aes128", "-passout", "pass:x"]
+    lock += ["-in", str(pair.key), "-out", str(locked)]
+    subprocess.run(lock, check=True, capture_output=True, timeout=30)
+    files = {"CERTIFICATE": pair.certificate, "KEY": pair.key, "OTHER": other.key, "LOCKED": locked}
+    for name, file in files.items():
+        config = config.replace(name, str(file))
+    path = tmp_path / "config.toml"
+    path.write_text(config + '\n[listen]\nsmtp = ["127.0.0.1:0"]\nhttp = ""\n', encoding="utf-8")
+    result = invoke("check", "--config", path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(problem)
+    assert len(result.stderr.splitlines()) == 1
+    code, _, error = run("serve", "--config", path)
+    assert code == 2
+    assert "/none/a" in problem or error.splitlines()[-1] == result.stderr.strip()
+
+
+@pytest.mark.parametrize("command", [["trace"], ["forget"]])
+def test_a_list_that_cannot_be_made_is_told_in_a_line(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[store]\nurl = "redis://h/0?timeout=1"\n', encoding="utf-8")
+    result = invoke(*command, "a1@b.example", "--config", path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "store.url: unknown parameter timeout\n"
+
+
 @pytest.mark.parametrize("command", [["check", "--config"], ["scan"]])
 def test_what_this_user_may_not_read_is_told_in_a_line(tmp_path: Path, command: list[str]) -> None:
     path = tmp_path / "secret"
@@ -229,6 +278,18 @@ def test_canonical_ids_are_a_line_each_and_bad_files_do_not_stop_it(tmp_path: Pa
         f"{tmp_path}: cannot be read: Is a directory",
     ]
     assert code == 2
+
+
+def test_standard_input_that_is_closed_cannot_be_read() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m gateway canonical - <&-"],
+        capture_output=True,
+        check=False,
+        cwd=PROJECT,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"-: cannot be read: there is no standard input\n"
 
 
 def test_a_file_without_end_is_not_read_to_its_end() -> None:

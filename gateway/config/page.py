@@ -105,7 +105,8 @@ These work, but hardly as meant; `mailonce check` remarks on them and exits with
 REMARKS
 
 `mailonce check` also looks whether the files that are named (certificates, keys, and those in the
-parameters of a `rediss://` URL) are there and can be read by whoever runs it.
+parameters of a `rediss://` URL) are there and can be read by whoever runs it, whether certificate
+and key belong together, and whether each parameter of a Redis URL is understood.
 """
 
 
