@@ -26,7 +26,7 @@ from gateway.core.tag import generated_id
 from gateway.core.value import value
 from gateway.desk import Desk
 from gateway.faces import milter_wire as wire
-from gateway.faces.milter_message import Letter
+from gateway.faces.milter_message import MOST_FORGED, Letter
 
 _FORGED_NAME = b"X-Mailonce"
 _ID_NAME = b"Message-ID"
@@ -159,7 +159,8 @@ def _answer(
         for index in amendment.removed
         for argument in letter.arguments[index]
     ]
-    packets += [wire.delete_field(_FORGED_NAME, n) for n in range(amendment.forged, 0, -1)]
+    forged = min(amendment.forged, MOST_FORGED)
+    packets += [wire.delete_field(_FORGED_NAME, n) for n in range(forged, 0, -1)]
     if amendment.is_id_added:
         # Sendmail holds one of its own ready by then, and would deliver both; Postfix has nothing
         # to remove.
