@@ -12,7 +12,7 @@ from gateway.errors import RelayOpenError, UnreachableError
 from gateway.ports import OpenDownstream
 from tests.support.sink import Sink
 
-_SETTINGS = SessionSettings(HandOver.NONE, "gateway.test", None, False, 5.0, 5.0, 5.0)
+_SETTINGS = SessionSettings(HandOver.NONE, "gateway.test", None, False, 30.0, 30.0, 30.0)
 _CLIENTS = 20
 
 
@@ -45,7 +45,7 @@ async def _all_wait(guard: _Guard, connector: DownstreamConnector) -> Sequence[o
     await guard.has_been_asked.wait()
     opening[0].cancel()  # who set it off need not be there for the answer
     guard.may_answer.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         ends = await asyncio.gather(*opening, return_exceptions=True)
     assert isinstance(ends[0], asyncio.CancelledError)
     return ends[1:]

@@ -1,10 +1,12 @@
 """P7, P8: every decision is counted once, under labels known in advance."""
 
 import mmap
-import os
 import signal
+import subprocess
+import sys
 import time
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,8 @@ from gateway.edge.metrics import Metrics
 from gateway.edge.metrics_exposition import Totals, merged
 from gateway.edge.metrics_layout import BLOCK_OCTETS, NOWHERE
 from tests.support.report import outcome_of, report_of, seen
+
+_ROOT = Path(__file__).parents[2]
 
 
 def _totals(*counted: Metrics) -> Totals:
@@ -152,17 +156,28 @@ def test_unknown_label_costs_nothing_and_makes_no_series() -> None:
         assert sum(totals.all(name).values()) == 0
 
 
-def test_successor_counts_on_and_has_no_sessions() -> None:
+_DYING = """
+import mmap, os, signal, sys
+from gateway.edge.metrics import Metrics
+from gateway.edge.metrics_layout import BLOCK_OCTETS
+from tests.support.report import report_of
+dying = Metrics(mmap.mmap(int(sys.argv[1]), BLOCK_OCTETS))
+dying.session_began()
+dying.store_is_up(True)
+dying.count(report_of())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_successor_counts_on_and_has_no_sessions(tmp_path: Path) -> None:
     """P7: a worker that dies takes no count with it; what it held open is gone."""
-    with mmap.mmap(-1, BLOCK_OCTETS) as shared:
-        child = os.fork()
-        if child == 0:
-            dying = Metrics(shared)
-            dying.session_began()
-            dying.store_is_up(True)
-            dying.count(report_of())
-            os.kill(os.getpid(), signal.SIGKILL)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with (tmp_path / "block").open("w+b") as file:
+        file.truncate(BLOCK_OCTETS)
+        command = [sys.executable, "-c", _DYING, str(file.fileno())]
+        died = subprocess.run(command, pass_fds=[file.fileno()], check=False, timeout=60, cwd=_ROOT)
+        assert died.returncode == -signal.SIGKILL
+        shared = mmap.mmap(file.fileno(), BLOCK_OCTETS)
+    with shared:
         successor = Metrics(shared)
         assert _totals(successor).value("mailonce_sessions") == 1
         successor.forget_present()

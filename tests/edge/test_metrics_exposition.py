@@ -84,6 +84,6 @@ def test_prometheus_finds_nothing_to_blame() -> None:
     need("promtool:prometheus")
     page, _ = exposition(merged([Metrics().values]))
     lint = subprocess.run(
-        ["promtool", "check", "metrics"], input=page, capture_output=True, check=False, timeout=20
+        ["promtool", "check", "metrics"], input=page, capture_output=True, check=False, timeout=60
     )
     assert (lint.returncode, lint.stdout, lint.stderr) == (0, b"", b"")
