@@ -48,10 +48,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(executable_path=str(program("chromedriver")))
     driver = webdriver.Chrome(options=options, service=service)
-    driver.set_page_load_timeout(20)
+    driver.set_page_load_timeout(60)
     yield driver
     driver.quit()
     shutil.rmtree(profile, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _blank(browser: webdriver.Chrome) -> Iterator[None]:
+    """Begin with nothing to complain of, and leave no page that goes on asking who has gone."""
+    browser.get("about:blank")
+    _faults(browser)
+    yield
+    browser.get("about:blank")
 
 
 @pytest.fixture
@@ -104,13 +113,17 @@ def _one(browser: webdriver.Chrome, selector: str) -> WebElement:
 def _until(
     browser: webdriver.Chrome, condition: Callable[[webdriver.Chrome], bool], what: str = ""
 ) -> None:
-    """Wait for a condition.
+    """Wait for a condition, and for the whole of the page.
 
     While a page changes, what was found of it is stale, and chromedriver has more than one error
     for that.
     """
-    patient = WebDriverWait(browser, 10, ignored_exceptions=[WebDriverException])
-    patient.until(condition, f"{what!r} does not show")
+
+    def is_there(page: webdriver.Chrome) -> bool:
+        return condition(page) and _run(page, "return document.readyState") == "complete"
+
+    patient = WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException])
+    patient.until(is_there, f"{what!r} does not show")
 
 
 def _wait(browser: webdriver.Chrome, text: str) -> None:
@@ -227,8 +240,8 @@ def test_page_refreshes_itself_but_not_under_the_reader(
     _until(
         browser, lambda page: page.find_elements(By.CSS_SELECTOR, ".tiles .value")[-1].text == "1"
     )
-    link = _one(browser, "#decisions a")
-    _run(browser, "arguments[0].focus(); refresh()", link)
+    script = "const a = document.querySelector('#decisions a'); a.focus(); refresh(); return a"
+    link = cast("WebElement", _run(browser, script))
     console.metrics.session_began()
     _run(browser, "refresh()")
     _until(

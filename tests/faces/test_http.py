@@ -16,6 +16,7 @@ from yarl import URL
 
 from gateway.core.handover import Client
 from gateway.core.policy import Action, Verdict
+from gateway.faces import http_lookup
 from gateway.faces.http_guard import SECURITY_HEADERS, Access
 from tests.support.console import WELL, Console, serving
 from tests.support.report import NOW_S, seen
@@ -337,9 +338,10 @@ def test_nothing_a_client_sent_becomes_markup(octets: bytes) -> None:
 
 
 async def test_many_readers_cost_the_list_one_question(
-    console: Console, http: aiohttp.ClientSession
+    console: Console, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(http_lookup, "_FRESH_S", 600.0)
     await console.accept(ID, b"a@example.net")
     await _text(http, "/")
     console.tracking_list.is_dead = True
-    assert "life-of-a-message" in await _text(http, "/decisions"), "known for two seconds"
+    assert "life-of-a-message" in await _text(http, "/decisions"), "known for a moment"

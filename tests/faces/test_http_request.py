@@ -74,7 +74,7 @@ async def console() -> AsyncIterator[Console]:
 
 async def _status(console: Console, octets: bytes) -> int:
     """Send just these octets, and return the status of the answer."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         reader, writer = await asyncio.open_connection("127.0.0.1", URL(console.url).port)
         writer.write(octets)
         status = int((await reader.readline()).split()[1])

@@ -48,7 +48,7 @@ class _Peer:
         """Send octets and return the codes of so many replies."""
         self._writer.write(octets)
         codes: list[int] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(codes) < replies:
                 line = await self._reader.readline()
                 if line[3:4] != b"-":
@@ -74,7 +74,7 @@ async def _served(desk: Desk, recorder: Recorder) -> AsyncIterator[_Peer]:
     finally:
         await peer.close()
         server.close()
-        assert await reception.emptied(10.0)
+        assert await reception.emptied(30.0)
 
 
 @pytest.fixture(scope="module")

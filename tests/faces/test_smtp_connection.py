@@ -17,7 +17,7 @@ from tests.support.session import IDLE_TIMEOUT_S, Recorder, desk_of, reception_o
 from tests.support.sink import Sink
 from tests.support.tracking import eventually
 
-_SOON_S = IDLE_TIMEOUT_S / 6  # an end, not a time-out
+_SOON_S = IDLE_TIMEOUT_S / 2  # an end, not a time-out
 
 
 def _no_desk() -> Desk:

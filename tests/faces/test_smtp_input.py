@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import cast
 
 import pytest
@@ -47,7 +46,7 @@ async def test_reading_stops_while_nobody_takes() -> None:
 
 async def test_reading_stops_although_somebody_waits_whose_turn_has_not_come() -> None:
     client, transport = _input()
-    waiting = asyncio.ensure_future(client.exactly(10, 5.0))
+    waiting = asyncio.ensure_future(client.exactly(10, 60.0))
     await asyncio.sleep(0)
     client.feed(_BLOCK)
     client.feed(_BLOCK)
@@ -61,7 +60,7 @@ async def test_reading_stops_although_somebody_waits_whose_turn_has_not_come() -
 
 async def test_reading_goes_on_for_one_who_wants_more_than_waits() -> None:
     client, transport = _input()
-    waiting = asyncio.ensure_future(client.exactly(3 * len(_BLOCK), 5.0))
+    waiting = asyncio.ensure_future(client.exactly(3 * len(_BLOCK), 60.0))
     await asyncio.sleep(0)
     client.feed(_BLOCK)
     client.feed(_BLOCK)
@@ -76,26 +75,24 @@ async def test_reading_goes_on_for_one_who_wants_more_than_waits() -> None:
 async def test_a_line_that_comes_bit_by_bit_has_its_time_out_as_a_whole() -> None:
     client, _ = _input()
     waiting = asyncio.ensure_future(client.line(2048, 0.3))
-    begun = time.monotonic()
-    while not waiting.done() and time.monotonic() - begun < 10:
-        client.feed(b"N")
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(30):
+        while not waiting.done():
+            client.feed(b"N")
+            await asyncio.sleep(0.05)
     with pytest.raises(ClientSilentError):
         await waiting
-    assert time.monotonic() - begun < 5
     client.close()
 
 
 async def test_what_is_skipped_has_its_time_out_as_a_whole() -> None:
     client, _ = _input()
     waiting = asyncio.ensure_future(client.skip_line(2048, 0.3))
-    begun = time.monotonic()
-    while not waiting.done() and time.monotonic() - begun < 10:
-        client.feed(b"N")
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(30):
+        while not waiting.done():
+            client.feed(b"N")
+            await asyncio.sleep(0.05)
     with pytest.raises(ClientSilentError):
         await waiting
-    assert time.monotonic() - begun < 5
     client.close()
 
 
