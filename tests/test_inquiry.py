@@ -52,7 +52,7 @@ def test_another_worker_is_asked_when_the_first_has_died(gateway: Gateway) -> No
     (first,) = gateway.worker_pids
     os.kill(first, signal.SIGKILL)
     # Its memory is gone with it; meanwhile nobody can be asked.
-    wait_until(lambda: story(gateway, message_id)[0] == 404, "the next one answers")
+    wait_until(lambda: story(gateway, message_id)[0] == 404, "the next one answers", 45.0)
     assert gateway.worker_pids != [first]
 
 

@@ -27,9 +27,9 @@ def test_a_list_that_is_away_is_in_the_log_without_any_mail() -> None:
     with Sink() as sink, redis_server() as redis:
         with running_gateway({"store.url": redis.url, **settings_for(sink.port)}) as gateway:
             redis.kill()
-            gateway.wait_for_log("store_unavailable", 20.0)
+            gateway.wait_for_log("store_unavailable", 45.0)
             redis.restart()
-            gateway.wait_for_log("store_recovered", 20.0)
+            gateway.wait_for_log("store_recovered", 45.0)
         assert not sink.transactions
 
 
@@ -41,8 +41,9 @@ def test_who_asks_hears_of_the_present() -> None:
             assert _reasons(gateway) == (200, "")
             redis.kill()
             sink.refuse()
-            wait_until(lambda: "cannot be reached" in _reasons(gateway)[1], "it is told", 1.5)
-            assert "tracking list does not answer" in _reasons(gateway)[1]
+            # By itself it would not look at the downstream again for a quarter of a minute.
+            wait_until(lambda: "cannot be reached" in _reasons(gateway)[1], "it is told", 10.0)
+            wait_until(lambda: "list does not answer" in _reasons(gateway)[1], "it is told", 10.0)
 
 
 def test_a_list_that_evicts_is_told() -> None:
@@ -50,7 +51,7 @@ def test_a_list_that_evicts_is_told() -> None:
     with Sink() as sink, redis_server(*policy) as redis:
         thrown_away = _overfill(redis)
         with running_gateway({"store.url": redis.url, **settings_for(sink.port)}) as gateway:
-            wait_until(lambda: "may evict" in _reasons(gateway)[1], "it is noticed")
+            wait_until(lambda: "may evict" in _reasons(gateway)[1], "it is noticed", 30.0)
             code, body = gateway.http("/readyz")
             assert (code, json.loads(body)["status"]) == (200, "degraded")
             assert gateway.metric("mailonce_store_may_evict") == 1
@@ -85,7 +86,7 @@ def test_p5_a_probe_that_proves_nothing_is_not_ready() -> None:
         sink.answer("RCPT", _NO_ANSWER, always=True)
         settings = {**settings_for(sink.port), **_public(), "downstream.relay_probe": _OPEN}
         with running_gateway(settings, until="alive") as gateway:
-            wait_until(lambda: "open-relay probe" in _reasons(gateway)[1], "it is told")
+            wait_until(lambda: "open-relay probe" in _reasons(gateway)[1], "it is told", 30.0)
             assert _reasons(gateway)[0] == 503
 
 
@@ -94,7 +95,7 @@ def test_p5_ready_soon_after_the_downstream_has_come() -> None:
         sink.refuse()
         settings = {**settings_for(sink.port), **_public()}
         with running_gateway(settings, until="alive") as gateway:
-            wait_until(lambda: "cannot be reached" in _reasons(gateway)[1], "it is told")
+            wait_until(lambda: "cannot be reached" in _reasons(gateway)[1], "it is told", 30.0)
             sink.listen()
             gateway.wait_until_ready()
 
@@ -113,6 +114,6 @@ def test_p5_an_open_relay_that_comes_later_is_called_one() -> None:
             sink.listen()
             assert client.command("MAIL FROM:<a@sender.test>").code == 421
             gateway.wait_for_log("relay_probe_failed")
-            wait_until(lambda: "from strangers" in _reasons(gateway)[1], "it is told")
+            wait_until(lambda: "from strangers" in _reasons(gateway)[1], "it is told", 30.0)
             assert _reasons(gateway)[0] == 503
             assert "identity_not_handed_over" not in gateway.log()

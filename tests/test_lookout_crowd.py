@@ -48,5 +48,5 @@ async def test_p8_who_waits_for_a_look_takes_what_it_finds() -> None:
     began = time.monotonic()
     await asyncio.gather(*(lookout.look(is_asked=True) for _ in range(50)))
     assert downstream.looks == 1
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 50 * downstream.takes_s / 2
     await lookout.close()
