@@ -77,7 +77,7 @@ def test_a_refused_message_need_not_wait_for_its_lease() -> None:
     """The list went away between claim and refusal; the retry passes as soon as it is back."""
     refuse = threading.Event()
     with Sink() as sink, redis_server() as redis, ThreadPoolExecutor() as pool:
-        settings = {"store.url": redis.url, **settings_for(sink.port)}
+        settings = {"store.url": redis.url, "store.timeout": "1s", **settings_for(sink.port)}
         sink.answer("content", Answer(b"451 4.3.0 later\r\n", gate=refuse))
         with running_gateway(settings) as gateway:
             message = letter(fresh_id())

@@ -39,6 +39,7 @@ SETTINGS: dict[str, Any] = {
     "dedup.action": "drop",
     "dedup.in_flight_wait": "1s",
     "store.window": "1h",
+    "store.timeout": "250ms",  # as it is by default: here a list that hangs is what matters
     "store.lease": f"{LEASE_S:g}s",
     "downstream.connect_timeout": "2s",
     "downstream.command_timeout": "3s",

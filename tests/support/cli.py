@@ -32,7 +32,7 @@ def mailonce(*arguments: str | Path) -> Told:
         cwd=_ROOT,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
         check=False,
     )
     return Told(done.returncode, done.stdout, done.stderr)

@@ -56,7 +56,7 @@ class Client:
         host: str = "127.0.0.1",
         *,
         source: str | None = None,
-        limit_s: float = 10.0,
+        limit_s: float = 30.0,
     ) -> None:
         """Connect.
 
@@ -83,6 +83,16 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def port(self) -> int:
+        """Return our own port."""
+        return int(self._socket.getsockname()[1])
+
+    def wait_at_most(self, limit_s: float) -> None:
+        """Have another limit for each wait from now on."""
+        self._limit_s = limit_s
+        self._socket.settimeout(limit_s)
 
     def send(self, octets: bytes) -> None:
         """Send octets as they are."""
@@ -245,7 +255,7 @@ def deliver(
     mail_parameters: str = "",
     host: str = "127.0.0.1",
     source: str | None = None,
-    limit_s: float = 10.0,
+    limit_s: float = 30.0,
 ) -> Delivery:
     """Send one message over a connection of its own, in lock step.
 
@@ -263,13 +273,14 @@ def deliver(
         OSError: nobody listens.
     """
     with Client(port, host, source=source, limit_s=limit_s) as client:
+        # Whoever answered the connection may be killed before any of this.
         try:
             client.greet()
-        except ClosedError:
+        except (ClosedError, ConnectionError):
             return Delivery(was_lost=True)
         delivery = deliver_over(client, sender, recipients, message, mail_parameters)
         if not delivery.was_lost:
-            with contextlib.suppress(ClosedError, TimeoutError):
+            with contextlib.suppress(ClosedError, OSError):
                 client.command("QUIT")
         return delivery
 

@@ -143,9 +143,9 @@ def serving_in_thread(
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
     try:
-        assert ready.wait(10), "the console did not come up"
+        assert ready.wait(30), "the console did not come up"
         yield console
     finally:
         loop.call_soon_threadsafe(done.set)
-        thread.join(10)
+        thread.join(30)
         loop.close()

@@ -21,7 +21,7 @@ from tests.support.recording import Answer, Then
 from tests.support.script import Script, Step, matches, octets
 from tests.support.sink import EXTENSIONS, Sink
 
-_LIMIT_S = 10.0
+_LIMIT_S = 30.0
 # How the gateway introduces itself and takes its leave: shown only where a dialogue is about that.
 _MANNERS = frozenset(("EHLO", "LHLO", "HELO", "XCLIENT", "XFORWARD", "STARTTLS", "QUIT"))
 # A session of nothing else is only a look whether the next hop is there.
@@ -269,7 +269,7 @@ class _Play:
             )
 
         try:
-            wait_until(lambda: grown() == float(wanted), series, limit_s=3.0)
+            wait_until(lambda: grown() == float(wanted), series)
         except TimeoutError:
             raise self._error(step, f"it grew by {grown():g}") from None
 

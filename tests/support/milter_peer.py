@@ -96,7 +96,7 @@ class MilterPeer:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    limit_s: float = 10.0
+    limit_s: float = 30.0
     steps: int = 0
     requests: int = 0
     version: int = 0

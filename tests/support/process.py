@@ -26,8 +26,9 @@ _T = TypeVar("_T")
 
 _POLL_S = 0.005
 _TAIL_OCTETS = 6000
-# Below the range that the kernel takes the clients' own ports from (32768 up), and for each
-# parallel test process a range of its own: nobody takes a port between our choosing and our use.
+# Below the range that the kernel takes the clients' own ports from (32768 up), for each parallel
+# test process a range of its own, and each reserved: nobody takes a port between our choosing and
+# our use.
 _FIRST_PORT, _PORTS_PER_WORKER, _WORKERS = 11_000, 2_600, 8
 
 
@@ -66,7 +67,7 @@ class Child:
         """Send it a signal, not its children."""
         self.process.send_signal(number)
 
-    def stop(self, limit_s: float = 15.0, number: signal.Signals = signal.SIGTERM) -> int:
+    def stop(self, limit_s: float = 30.0, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to end, and kill its group if it does not; return its exit status."""
         if self.is_running:
             self.process.send_signal(number)
@@ -76,8 +77,9 @@ class Child:
 
     def kill(self) -> int:
         """End it and all that it started, at once; return its exit status."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.pid in _RUNNING:  # once only: afterwards the number may be another's
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         status = self.process.wait()
         _RUNNING.pop(self.process.pid, None)
         return status
@@ -126,9 +128,12 @@ def start(
 
 
 def wait_until(
-    condition: Callable[[], _T], what: str, limit_s: float = 10.0, child: Child | None = None
+    condition: Callable[[], _T], what: str, limit_s: float = 30.0, child: Child | None = None
 ) -> _T:
     """Wait until a condition holds, and return what it came to.
+
+    It is asked once more after the limit, and after the child's end: what came true while this
+    process had no turn is true.
 
     Args:
         condition: asked again and again until it returns something true.
@@ -141,15 +146,18 @@ def wait_until(
         TimeoutError: the limit passed.
     """
     end = time.monotonic() + limit_s
-    while not (found := condition()):
-        if child is not None and not child.is_running:
+    while True:
+        is_over = time.monotonic() > end
+        has_ended = child is not None and not child.is_running
+        if found := condition():
+            return found
+        if child is not None and has_ended:
             status = child.process.returncode
             raise StartError(f"{what}: it ended with {status} and said:\n{child.tail()}")
-        if time.monotonic() > end:
+        if is_over:
             said = f"; it said:\n{child.tail()}" if child is not None else ""
             raise TimeoutError(f"{what}: not within {limit_s:g} s{said}")
         time.sleep(_POLL_S)
-    return found
 
 
 def can_connect(port: int, host: str = "127.0.0.1") -> bool:
@@ -168,6 +176,7 @@ def _port_numbers() -> Iterator[int]:
 
 
 _PORTS = _port_numbers()
+_RESERVED: list[socket.socket] = []
 
 
 def free_port() -> int:
@@ -176,8 +185,26 @@ def free_port() -> int:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
+            _reserve(port)
             return port
     raise AssertionError("ports never end")
+
+
+def _reserve(port: int) -> None:
+    """Keep a port from every other suite on this machine for as long as this process lives.
+
+    Raises:
+        OSError: another one has it.
+    """
+    mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        mark.bind(
+            f"\0mailonce-test-port-{port}"
+        )  # a name that ends with its socket: no file is left
+    except OSError:
+        mark.close()
+        raise
+    _RESERVED.append(mark)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ def redis_cluster(masters: int = 3) -> Iterator[list[RedisServer]]:
                     "--cluster-port",
                     str(free_port()),
                     "--cluster-node-timeout",
-                    "1000",
+                    "15000",  # a busy machine's nodes are late, and not gone
                 )
             )
             for _ in range(masters)
@@ -115,7 +115,7 @@ def redis_cluster(masters: int = 3) -> Iterator[list[RedisServer]]:
         for node in nodes[1:]:
             nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus_port[node.port])
         for node in nodes:
-            wait_until(partial(_is_whole, node, masters), "the cluster", 10.0, node.child)
+            wait_until(partial(_is_whole, node, masters), "the cluster", 30.0, node.child)
         yield nodes
 
 
@@ -155,7 +155,7 @@ class Sentinels:
 
 @contextlib.contextmanager
 def redis_sentinels(count: int = 3) -> Iterator[Sentinels]:
-    """Run a master with a replica, watched by Sentinels that fail over within two seconds."""
+    """Run a master with a replica, watched by Sentinels that fail over within seconds."""
     need("redis-server")
     with contextlib.ExitStack() as stack:
         quick = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
@@ -163,14 +163,14 @@ def redis_sentinels(count: int = 3) -> Iterator[Sentinels]:
         replica = stack.enter_context(
             redis_server(*quick, "--replicaof", f"127.0.0.1 {master.port}")
         )
-        wait_until(lambda: _is_linked(replica), "the replica", 10.0, replica.child)
+        wait_until(lambda: _is_linked(replica), "the replica", 30.0, replica.child)
         folder = stack.enter_context(temporary_folder("sentinel"))
         ports = tuple(free_port() for _ in range(count))
         for port in ports:
             child = _start_sentinel(folder, port, master.port, count // 2 + 1)
             stack.callback(child.kill)
         for port in ports:
-            wait_until(partial(_sees_all, port, count), "the Sentinels", 15.0)
+            wait_until(partial(_sees_all, port, count), "the Sentinels", 40.0)
         yield Sentinels("mail", ports, master, replica)
 
 
@@ -205,7 +205,7 @@ def _start(port: int, folder: Path, options: Sequence[str], access: dict[str, An
             return bool(client.ping())
         return False
 
-    wait_until(answers, "Redis", 10.0, child)
+    wait_until(answers, "Redis", 30.0, child)
     return child
 
 
@@ -216,7 +216,8 @@ def _start_sentinel(folder: Path, port: int, master_port: int, quorum: int) -> C
         "bind 127.0.0.1\n"
         f"dir {folder}\n"
         f"sentinel monitor mail 127.0.0.1 {master_port} {quorum}\n"
-        "sentinel down-after-milliseconds mail 500\n"
+        # Not less: a busy machine's master is late, and not gone.
+        "sentinel down-after-milliseconds mail 2500\n"
         "sentinel failover-timeout mail 1000\n"
     )
     return start(("redis-server", str(configuration), "--sentinel"), folder / f"{port}.log")

@@ -62,7 +62,7 @@ class Recorder:
 
 def desk_of(tracking_list: TrackingList, port: int, recorder: Recorder) -> Desk:
     """Return what a session works with, its downstream at a port of this machine."""
-    settings = SessionSettings(HandOver.NONE, "gateway.test", None, False, 5.0, 5.0, 5.0)
+    settings = SessionSettings(HandOver.NONE, "gateway.test", None, False, 30.0, 30.0, 30.0)
     server = ServerAddress(is_lmtp=False, host="127.0.0.1", port=port)
     connector = DownstreamConnector([server], settings, lambda *_: None, lambda _: None)
     edition = EditionSettings(hostname="gateway.test", id_domain="gateway.test")

@@ -119,7 +119,7 @@ class Sink:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self._thread.start()
-        assert ready.wait(10), "the sink does not start"
+        assert ready.wait(30), "the sink does not start"
         self.listen()
 
     def stop(self) -> None:
@@ -128,7 +128,7 @@ class Sink:
             return
         self._call(self._shut())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(30)
         self._loop = self._thread = None
 
     def listen(self) -> None:
@@ -185,12 +185,12 @@ class Sink:
             for recipient in transaction.delivered
         ]
 
-    def wait_for_transactions(self, count: int, limit_s: float = 10.0) -> list[Transaction]:
+    def wait_for_transactions(self, count: int, limit_s: float = 30.0) -> list[Transaction]:
         """Wait until so many transactions have come to their end, and return all."""
         wait_until(lambda: len(self.transactions) >= count, f"{count} transactions", limit_s)
         return self.transactions
 
-    def wait_for_command(self, verb: str, count: int = 1, limit_s: float = 10.0) -> Line:
+    def wait_for_command(self, verb: str, count: int = 1, limit_s: float = 30.0) -> Line:
         """Wait until a command has come so often, and return the last of these."""
 
         def seen() -> list[Line]:
@@ -212,7 +212,7 @@ class Sink:
 
     def _call(self, work: Coroutine[None, None, None]) -> None:
         assert self._loop is not None, "the sink has not been started"
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     async def _listen(self) -> None:
         if self._server is not None:
@@ -434,7 +434,7 @@ class _Conversation:
         if answer.delay_s:
             await asyncio.sleep(answer.delay_s)
         if answer.gate is not None:
-            await asyncio.get_running_loop().run_in_executor(None, answer.gate.wait, 30)
+            await asyncio.get_running_loop().run_in_executor(None, answer.gate.wait, 60)
         if answer.octets:
             self._writer.write(answer.octets)
             await self._writer.drain()
