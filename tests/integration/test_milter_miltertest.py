@@ -32,7 +32,7 @@ def test_script(script: Path, tmp_path: Path) -> None:
                 *("-s", _RUN),
             ],
             capture_output=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
     said = (done.stdout + done.stderr).decode() + (tmp_path / "milter.log").read_text()

@@ -35,6 +35,7 @@ class _Site:
         store: the tracking list of the milters.
         careful: port behind which sightings are provisional.
         hopeful: port behind which they count at once.
+        hasty: like careful, but nobody waits for a copy in flight.
         two: port behind which another milter comes first.
         deaf: port behind which the tracking list is out of reach.
     """
@@ -43,6 +44,7 @@ class _Site:
     store: Path
     careful: int
     hopeful: int
+    hasty: int
     two: int
     deaf: int
 
@@ -65,16 +67,15 @@ def site() -> Iterator[_Site]:
     with ExitStack() as stack:
         folder = stack.enter_context(temporary_folder("milter"))
         store = folder / "seen.db"
-        careful, hopeful, first, deaf = (
-            folder / "careful.sock",
-            free_port(),
-            free_port(),
-            free_port(),
-        )
+        careful = folder / "careful.sock"
+        hopeful, hasty, first, deaf = (free_port() for _ in range(4))
         common = {"store": str(store), "rules": _RULES}
         stack.enter_context(running_milter(careful, folder / "careful.log", **common))
         stack.enter_context(
             running_milter(hopeful, folder / "hopeful.log", is_acceptance_assumed=True, **common)
+        )
+        stack.enter_context(
+            running_milter(hasty, folder / "hasty.log", in_flight_wait_s=0.0, **common)
         )
         stack.enter_context(running_milter(first, folder / "first.log"))
         nobody = f"redis://127.0.0.1:{free_port()}/0"
@@ -84,6 +85,7 @@ def site() -> Iterator[_Site]:
             for milters in (
                 f"unix:{careful}",
                 f"inet:127.0.0.1:{hopeful}",
+                f"inet:127.0.0.1:{hasty}",
                 f"inet:127.0.0.1:{first}, unix:{careful}",
                 f"inet:127.0.0.1:{deaf}",
             )
@@ -178,7 +180,8 @@ async def test_hop_knows_what_the_milter_saw(site: _Site, hop: Hop) -> None:
     assert candidate.sighting is not None
     assert candidate.sighting.provisional_at_s > 0
     # Postfix names the message in its log by the same queue id.
-    assert candidate.sighting.note.decode() in site.postfix.log()
+    name = candidate.sighting.note.decode()
+    wait_until(lambda: name in site.postfix.log(), "its line in the log")
 
 
 @pytest.mark.parametrize("default_action", ["tempfail", "accept"])

@@ -57,7 +57,8 @@ class _Site:
         store: the tracking list of the milters.
         careful: port behind which sightings are provisional.
         hopeful: port behind which they count at once.
-        near: the same, with the milter on a unix socket.
+        hasty: like careful, but nobody waits for a copy in flight.
+        near: like hopeful, with the milter on a unix socket.
         two: port behind which another milter comes first.
         deaf: port behind which the tracking list is out of reach.
     """
@@ -67,6 +68,7 @@ class _Site:
     store: Path
     careful: int
     hopeful: int
+    hasty: int
     near: int
     two: int
     deaf: int
@@ -98,12 +100,14 @@ def site() -> Iterator[_Site]:
         store, careful, near = folder / "seen.db", folder / "careful.sock", folder / "near.sock"
         virtual = folder / "virtual"
         virtual.write_text("virtual@alias.test:bob@drop.test\n")
-        hopeful, first, deaf = free_port(), free_port(), free_port()
-        doors = tuple(map(Door, ("careful", "hopeful", "near", "first;careful", "deaf")))
+        hopeful, hasty, first, deaf = (free_port() for _ in range(4))
+        names = ("careful", "hopeful", "hasty", "near", "first;careful", "deaf")
+        doors = tuple(map(Door, names))
         sink = stack.enter_context(Sink())
         filters = (
             _filter("careful", f"local:{careful}"),
             _filter("hopeful", f"inet:{hopeful}@127.0.0.1"),
+            _filter("hasty", f"inet:{hasty}@127.0.0.1"),
             _filter("near", f"local:{near}"),
             _filter("first", f"inet:{first}@127.0.0.1"),
             _filter("deaf", f"inet:{deaf}@127.0.0.1"),
@@ -117,6 +121,9 @@ def site() -> Iterator[_Site]:
         )
         common = {"store": str(store), "rules": _RULES}
         stack.enter_context(running_milter(careful, folder / "careful.log", **common))
+        stack.enter_context(
+            running_milter(hasty, folder / "hasty.log", in_flight_wait_s=0.0, **common)
+        )
         for address, name in ((hopeful, "hopeful"), (near, "near")):
             log = folder / f"{name}.log"
             stack.enter_context(running_milter(address, log, is_acceptance_assumed=True, **common))
@@ -290,10 +297,10 @@ def test_milter_killed_its_flag_holds(tmp_path: Path, flag: str, codes: tuple[in
 async def test_sendmail_has_patience_while_another_copy_is_in_flight(tmp_path: Path) -> None:
     """Sendmail waits for R, not for E. Then its flag would hold, and without one the copy pass."""
     port, store = free_port(), tmp_path / "seen.db"
-    mc = _filter("mailonce", f"inet:{port}@127.0.0.1", ", F=T, T=R:3s")
+    mc = _filter("mailonce", f"inet:{port}@127.0.0.1", ", F=T, T=R:6s")
     with (
         Sink() as sink,
-        running_milter(port, tmp_path / "log", store=str(store), in_flight_wait_s=4.0),
+        running_milter(port, tmp_path / "log", store=str(store), in_flight_wait_s=8.0),
         running_sendmail(passes_to=sink.port, mc=mc) as sendmail,
     ):
         async with hop_on(store) as hop:
@@ -313,11 +320,13 @@ def test_sendmail_does_not_wait_for_acknowledgements(site: _Site) -> None:
     """
     message = fresh_message()
     site.send_one(site.hopeful, message, "bob@drop.test")
-    took_s = {}
-    for port in (site.near, site.hopeful):
-        with Client(port) as client:
+    took_s: dict[int, list[float]] = {site.near: [], site.hopeful: []}
+    with Client(site.near) as near, Client(site.hopeful) as far:
+        clients = {site.near: near, site.hopeful: far}
+        for client in clients.values():
             client.greet()
-            took_s[port] = min(
-                deliver_over(client, _ALICE, ["bob@drop.test"], message).took_s for _ in range(10)
-            )
-    assert took_s[site.hopeful] < 5 * took_s[site.near]
+        for _ in range(20):  # by turns: what else the machine does slows both down
+            for port, client in clients.items():
+                delivery = deliver_over(client, _ALICE, ["bob@drop.test"], message)
+                took_s[port].append(delivery.took_s)
+    assert min(took_s[site.hopeful]) < 5 * min(took_s[site.near])

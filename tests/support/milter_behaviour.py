@@ -37,6 +37,7 @@ class Site(Protocol):
     Attributes:
         careful: sightings are provisional.
         hopeful: they count at once.
+        hasty: likewise, and nobody waits for a copy in flight.
         two: another milter comes first, then the careful one.
         deaf: the tracking list is out of reach.
     """
@@ -45,6 +46,8 @@ class Site(Protocol):
     def careful(self) -> int: ...
     @property
     def hopeful(self) -> int: ...
+    @property
+    def hasty(self) -> int: ...
     @property
     def two(self) -> int: ...
     @property
@@ -151,7 +154,7 @@ class MilterBehaviour:
     async def test_copy_in_flight_elsewhere_is_451(self, site: Site, hop: Hop) -> None:
         message = fresh_message()
         screened, _ = await hop.claim(message, b"bob@drop.test")
-        delivery = deliver(site.careful, "alice@example.com", ["bob@drop.test"], message)
+        delivery = deliver(site.hasty, "alice@example.com", ["bob@drop.test"], message)
         assert delivery.final is not None
         assert delivery.final.lines[0].startswith("451 4.3.0 Another copy of this message")
         await hop.screening.release(screened)

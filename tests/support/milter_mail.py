@@ -90,8 +90,9 @@ class Hop:
 @contextlib.asynccontextmanager
 async def hop_on(store: Path) -> AsyncIterator[Hop]:
     """Have a hop on the SQLite list of a milter."""
-    tracking_list = SqliteTrackingList(store, 5.0)
-    settings = ScreeningSettings(default=Policy(), in_flight_wait_s=0.0)
+    tracking_list = SqliteTrackingList(store, 20.0)
+    # A milter tells the list what it saw a moment after it has answered.
+    settings = ScreeningSettings(default=Policy(), in_flight_wait_s=20.0)
     yield Hop(Screening(tracking_list, Sealer(SECRET), settings))
     await tracking_list.close()
 
