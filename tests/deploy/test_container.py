@@ -127,7 +127,7 @@ def test_the_health_check_tells_alive_from_dead(gateway: Gateway) -> None:
     for port, expected in ((gateway.http_port, 0), (1, 1)):
         here = [part.replace(":9125/", f":{port}/") for part in command]
         here[0] = sys.executable
-        done = subprocess.run(here, capture_output=True, timeout=20, check=False)
+        done = subprocess.run(here, capture_output=True, timeout=60, check=False)
         assert done.returncode == expected, done.stderr
 
 
@@ -146,7 +146,7 @@ def test_postfix_image_has_a_configuration_that_postfix_likes() -> None:
     folder = _DEPLOY / "compose/postfix"
     for option in ("-n", "-M", "-P"):
         command = [str(program("postconf")), "-c", str(folder), option]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stderr) == (0, ""), option
     recipe = _options(_DEPLOY / "postfix/mx-edge/master.cf", "127.0.0.1:10026")
     image = _options(folder / "master.cf", "0.0.0.0:10026")

@@ -83,7 +83,7 @@ def test_man_shows_it_without_a_warning() -> None:
         ["man", "--warnings", "--encoding=UTF-8", "--local-file", str(_PAGE)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
         env={"PATH": "/usr/bin:/bin", "MANWIDTH": "100", "LC_ALL": "C.UTF-8"},
     )

@@ -213,13 +213,14 @@ def _failures(bench: Bench, wrong: Settings) -> dict[str, str]:
         "listen.smtp": [f"127.0.0.1:{free_port()}"],
         "listen.http": "",
         "store.url": f"sqlite://{bench.folder}/seen.db",
+        "store.timeout": "20s",  # a busy machine is no mistake
         "tls.certificate": "",
         "tls.key": "",
     }
     config = bench.folder / "config.toml"
     config.write_text(as_toml({**made.settings(), **own, **wrong}))
     command = [sys.executable, "-m", "gateway", "doctor", "--json", "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.stderr == ""
     told = json.loads(done.stdout)
     failures = {f["check"]: f["remedy"] for f in told["findings"] if f["level"] == "fail"}

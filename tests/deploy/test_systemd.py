@@ -46,6 +46,7 @@ def configured(folder: Path, sink: Sink, **more: object) -> Path:
         "listen.smtp": [f"127.0.0.1:{free_port()}"],
         "listen.http": "",
         "store.url": f"sqlite://{folder}/mailonce/seen.db",
+        "store.timeout": "20s",
         "dedup.action": "drop",
         **settings_for(sink.port),
         **more,
@@ -135,15 +136,15 @@ def test_system_calls_are_in_the_filter(folder: Path, sink: Sink) -> None:
     arguments = ["strace", "-f", "-c", "-S", "name", "-o", str(table)]
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
     child = start([*arguments, *command], folder / "log", folder=DEPLOY.parents[1])
-    wait_until(lambda: '"serving"' in (folder / "log").read_text(), "it serves", 50.0, child)
+    wait_until(lambda: '"serving"' in (folder / "log").read_text(), "it serves", 100.0, child)
     message = letter(fresh_id(), b"x" * 300_000 + b"\r\n")
     for _ in range(2):
-        assert deliver(port, "a@sender.test", [BOB], message, limit_s=30.0).is_accepted
+        assert deliver(port, "a@sender.test", [BOB], message, limit_s=60.0).is_accepted
     (supervisor,) = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
     os.kill(int(supervisor), 1)
-    wait_until(lambda: '"reloaded"' in (folder / "log").read_text(), "it reloads", 30.0, child)
+    wait_until(lambda: '"reloaded"' in (folder / "log").read_text(), "it reloads", 60.0, child)
     os.kill(int(supervisor), 15)
-    wait_until(lambda: not child.is_running, "it stops", 30.0)
+    wait_until(lambda: not child.is_running, "it stops", 60.0)
     child.kill()
     used = {line.split()[-1] for line in table.read_text().splitlines()[2:] if line.strip()}
     # SQLite gives its files to the owner of the database if it runs as root, and only then.
@@ -169,7 +170,7 @@ def _members(word: str) -> set[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=20,
+        timeout=60,
     )
     inner = [line.strip() for line in done.stdout.splitlines()[1:]]
     found = {name for name in inner if name and not name.startswith(("#", "@"))}
@@ -193,7 +194,7 @@ def test_systemd_finds_nothing_wrong(folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=60,
     )
     assert (verified.returncode, verified.stderr) == (0, "")
     judged = subprocess.run(
@@ -201,7 +202,7 @@ def test_systemd_finds_nothing_wrong(folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=60,
     )
     assert judged.returncode == 0, judged.stdout
     found = re.search(r"exposure level for mailonce\.service: ([\d.]+) OK", judged.stdout)

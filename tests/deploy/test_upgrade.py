@@ -48,7 +48,7 @@ class Load:
     def wait_for_more(self, count: int) -> None:
         """Wait until so many more messages are accepted."""
         enough = len(self.accepted) + count
-        wait_until(lambda: len(self.accepted) >= enough, f"{count} messages more", 30.0)
+        wait_until(lambda: len(self.accepted) >= enough, f"{count} messages more", 60.0)
 
     def stop(self) -> None:
         self._is_over.set()
@@ -88,7 +88,7 @@ class Edge:
         path = f"{program('postconf').parent}:{os.environ['PATH']}"
         environment = {"MAIL_CONFIG": str(self.postfix.configuration), "PATH": path}
         command = ["bash", "-euc", " && ".join(rest)]
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=30)
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
 
 
 @pytest.fixture
@@ -111,6 +111,7 @@ def edge() -> Iterator[Edge]:
             "listen.smtp": [f"127.0.0.1:{free_port()}"],
             "listen.http": "",
             "store.url": f"sqlite://{folder}/mailonce/seen.db",
+            "store.timeout": "20s",
             "workers": 2,
         }
         config.write_text(as_toml({**made.settings(), **own}))
@@ -141,7 +142,7 @@ def test_p1_nothing_is_lost_by_upgrade_and_roll_back(edge: Edge) -> None:
         load.stop()
     sent = set(load.accepted)
     assert len(sent) == len(load.accepted)
-    wait_until(lambda: len(edge.sink.deliveries()) >= len(sent), "all of it", 30.0)
+    wait_until(lambda: len(edge.sink.deliveries()) >= len(sent), "all of it", 60.0)
     arrived = Counter(_message_id(message) for _, message in edge.sink.deliveries())
     assert not sent - set(arrived), "lost"
     assert [message_id for message_id, times in arrived.items() if times > 1] == []

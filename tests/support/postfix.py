@@ -31,7 +31,7 @@ _QUEUE = {
 }
 _SERVICES = """
 cleanup    unix       n - n - 0   cleanup
-qmgr       unix       n - n 300 1 qmgr
+qmgr       unix       n - n 5   1 qmgr
 tlsmgr     unix       - - n 300 1 tlsmgr
 rewrite    unix       - - n - -   trivial-rewrite
 bounce     unix       - - n - 0   bounce
@@ -188,7 +188,7 @@ class Postfix:
     def command(self, name: str, *args: str) -> bytes:
         """Run one of Postfix's commands on this instance and return what it prints."""
         command = [str(program(name)), "-c", str(self.configuration), *args]
-        done = subprocess.run(command, capture_output=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=50, check=False)
         assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
         return done.stdout
 
@@ -197,7 +197,7 @@ class Postfix:
         file = self.folder / "log/mail.log"
         return file.read_text(errors="replace") if file.exists() else ""
 
-    def wait_for_line(self, pattern: str, limit_s: float = 10.0) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, limit_s: float = 30.0) -> re.Match[str]:
         """Wait for a line of the log after those waited for before; return the match."""
 
         def found() -> re.Match[str] | None:
@@ -225,10 +225,21 @@ class Postfix:
         ]
         return [self._read(file.name) for file in sorted(files, key=lambda f: f.stat().st_mtime_ns)]
 
-    def wait_for_queued(self, count: int = 1, limit_s: float = 10.0) -> list[Queued]:
+    def wait_for_queued(self, count: int = 1, limit_s: float = 30.0) -> list[Queued]:
         """Wait until so many messages are held, and return them."""
         wait_until(lambda: self._count("hold") >= count, f"{count} messages held", limit_s)
         return self.queued()
+
+    def wait_until_idle(self) -> None:
+        """Wait until all that it has accepted, and does not hold, is passed on."""
+        folders = [self.folder / "queue" / name for name in ("incoming", "active", "deferred")]
+
+        def is_idle() -> bool:
+            with contextlib.suppress(FileNotFoundError):  # a message goes on while we look
+                return not any(f.is_file() for each in folders for f in each.rglob("*"))
+            return False
+
+        wait_until(is_idle, "an empty queue")
 
     def forget(self) -> None:
         """Empty the queue; the log goes on."""

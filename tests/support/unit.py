@@ -158,7 +158,7 @@ class Unit:
         """Run `ExecReload`, and wait until the service is ready again."""
         ready = self.count("READY=1")
         command = self._service.get("Service", "ExecReload").replace("$MAINPID", str(self.pid))
-        subprocess.run(shlex.split(command), check=True, timeout=10)
+        subprocess.run(shlex.split(command), check=True, timeout=30)
         self.wait_for("READY=1", ready + 1)
 
     def stop(self) -> int:
@@ -166,8 +166,17 @@ class Unit:
         if self._child is None:
             return 0
         child, self._child = self._child, None
-        limit_s = int(self._service.get("Service", "TimeoutStopSec"))
-        return child.stop(float(limit_s), signal.SIGTERM)
+        if child.is_running:
+            child.send_signal(signal.SIGTERM)
+        limit_s = float(self._service.get("Service", "TimeoutStopSec"))
+
+        def has_ended() -> bool:
+            self._listen()  # few datagrams fit into the socket: whoever tells more would wait
+            return not child.is_running
+
+        with contextlib.suppress(TimeoutError):
+            wait_until(has_ended, "the service ends", limit_s)
+        return child.kill()
 
     def stop_listening(self) -> None:
         """Stop the socket unit."""
