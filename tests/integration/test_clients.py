@@ -50,7 +50,7 @@ def gateway(sink: Sink, pair: Pair) -> Iterator[Gateway]:
 
 def _run(name: str, *args: str, octets: bytes = b"") -> bytes:
     done = subprocess.run(
-        [str(program(name)), *args], input=octets, capture_output=True, timeout=30, check=False
+        [str(program(name)), *args], input=octets, capture_output=True, timeout=60, check=False
     )
     assert done.returncode == 0, (done.stdout + done.stderr).decode("utf-8", "replace")[-2000:]
     return done.stdout + done.stderr
@@ -75,7 +75,7 @@ def _curl(gateway: Gateway, pair: Pair, is_tls: bool, message: bytes) -> None:
 
 
 def _smtplib(gateway: Gateway, pair: Pair, is_tls: bool, message: bytes) -> None:
-    with smtplib.SMTP("127.0.0.1", gateway.port, "client.test", 10) as client:
+    with smtplib.SMTP("127.0.0.1", gateway.port, "client.test", 30) as client:
         if is_tls:
             client.starttls(context=ssl.create_default_context(cafile=pair.certificate))
         assert client.sendmail("a@sender.test", [X], message, ["BODY=8BITMIME"]) == {}
@@ -89,6 +89,7 @@ def test_a_client_delivers_octet_for_octet(
     """P2: dots, eight-bit octets, long lines."""
     sink.forget()
     message = letter(fresh_id(), _BODY)
+    gateway.wait_for_metric(0, "mailonce_sessions")  # who was there before is counted
     before = gateway.metric("mailonce_sessions_total", tls="yes")
     send(gateway, pair, is_tls, message)
     ((recipient, delivered),) = sink.deliveries()

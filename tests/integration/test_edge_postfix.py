@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import Client, ClosedError, deliver
+from tests.support.client import Client, ClosedError, deliver, deliver_over
 from tests.support.gateway import Gateway, running_gateway, settings_for
 from tests.support.letter import fresh_id, letter
 from tests.support.need import need
@@ -96,9 +98,9 @@ def test_postfix_logs_address_and_name(
 ) -> None:
     postfix.forget()
     assert _deliver_as(gateway, header.encode()) == 250, reason
-    line = postfix.wait_for_line(r"smtpd\[\d+\]: (\w+): client=(\S+)$")
-    assert line[2] == shown
     (queued,) = postfix.wait_for_queued(1)
+    line = postfix.wait_for_line(rf"smtpd\[\d+\]: {queued.queue_id}: client=(\S+)$")
+    assert line[1] == shown
     assert queued.attributes["log_helo_name"] == "helo.client.example"
     assert queued.attributes["log_client_port"] == "40000"
 
@@ -108,15 +110,22 @@ def test_a_foreign_recipient_is_refused(gateway: Gateway, header: str) -> None:
     assert _deliver_as(gateway, header.encode(), FOREIGN) == 554
 
 
-def test_a_health_check_of_the_proxy_sends_no_mail(gateway: Gateway, postfix: Postfix) -> None:
-    """LOCAL and UNKNOWN stand for the proxy itself, which Postfix may trust."""
-    connections = postfix.log().count(": connect from")
-    for header in (b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00", b"PROXY UNKNOWN\r\n"):
-        with Client(gateway.port) as client:
-            client.send(header)
-            assert client.greet().code == 250
-            assert client.command("MAIL FROM:<a@sender.test>").code == 421
-    assert postfix.log().count(": connect from") == connections
+def test_a_health_check_of_the_proxy_sends_no_mail() -> None:
+    """LOCAL and UNKNOWN stand for the proxy itself, which the server behind may trust."""
+    with Sink() as sink:
+        settings = {
+            **settings_for(sink.port),
+            "listen.proxy_protocol": ["127.0.0.0/8"],
+            "downstream.relay_probe": "",
+        }
+        with running_gateway(settings) as gateway:
+            for header in (b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00", b"PROXY UNKNOWN\r\n"):
+                with Client(gateway.port) as client:
+                    client.send(header)
+                    assert client.greet().code == 250
+                    assert client.command("MAIL FROM:<a@sender.test>").code == 421
+        # We look now and then whether it is there; in the name of a client nothing was said.
+        assert {line.verb for _, line in sink.journal} <= {"EHLO", "QUIT"}
 
 
 def test_a_client_without_address_is_nobody_to_postfix(gateway: Gateway, postfix: Postfix) -> None:
@@ -124,7 +133,9 @@ def test_a_client_without_address_is_nobody_to_postfix(gateway: Gateway, postfix
     postfix.forget()
     taken = deliver(0, "a@sender.test", [X], letter(fresh_id()), host=_unix(gateway))
     assert taken.is_accepted
-    assert postfix.wait_for_line(r"smtpd\[\d+\]: (\w+): client=(\S+)$")[2] == "unknown[unknown]"
+    (queued,) = postfix.wait_for_queued(1)
+    line = postfix.wait_for_line(rf"smtpd\[\d+\]: {queued.queue_id}: client=(\S+)$")
+    assert line[1] == "unknown[unknown]"
     refused = deliver(0, "a@sender.test", [FOREIGN], letter(fresh_id()), host=_unix(gateway))
     assert refused.rcpt[0].code == 554
 
@@ -179,7 +190,7 @@ def _doctor(config: Path, *, status: int) -> str:
         [sys.executable, "-m", "gateway", "doctor", "--json", "--config", config],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
         cwd=Path(__file__).parents[2],
     )
@@ -201,11 +212,10 @@ def test_a_probe_that_fails_later_closes_the_door_until_it_passes() -> None:
                 instance.reload()
                 return "relay_probe_failed" in instance.log()
 
-            wait_until(has_failed, "the probe fails", 30.0)
+            wait_until(has_failed, "the probe fails", 60.0)
             instance.wait_for_metric(1, "mailonce_relay_probe_failed")
-            with Client(port) as client:
-                assert client.answer().wire == NOT_PROVEN
-                assert client.is_closed()
+            # The worker hears of it a moment later.
+            wait_until(lambda: _is_turned_away(port), "nobody is let in")
             assert within.command("MAIL FROM:<a@sender.test>").wire == NOT_PROVEN
             within.close()
             assert instance.http("/readyz")[0] == 503
@@ -215,8 +225,16 @@ def test_a_probe_that_fails_later_closes_the_door_until_it_passes() -> None:
                 instance.reload()
                 return instance.http("/readyz")[0] == 200
 
-            wait_until(is_ready, "the probe passes again", 30.0)
-            assert deliver(port, "a@sender.test", [X], letter(fresh_id())).is_accepted
+            wait_until(is_ready, "the probe passes again", 60.0)
+            wait_until(lambda: _is_taken(port), "mail passes")
+
+
+def _is_turned_away(port: int) -> bool:
+    """Say whether a new client hears that the next server is not proven, and nothing else."""
+    with Client(port) as client:
+        banner = client.answer()
+        assert banner.wire == NOT_PROVEN or banner.code == 220
+        return banner.wire == NOT_PROVEN and client.is_closed()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -231,15 +249,26 @@ def test_a_downstream_that_comes_later_is_asked_before_its_first_message(workers
             with Client(port) as client:
                 client.greet()
                 assert client.command("MAIL FROM:<a@sender.test>").wire == UNREACHABLE
-                sink.listen()
-                sink.forget()
-                assert client.command("MAIL FROM:<a@sender.test>").code == 250
+                with _without_supervisor(instance):
+                    sink.listen()
+                    sink.forget()
+                    assert client.command("MAIL FROM:<a@sender.test>").code == 250
             asked = [line.text for _, line in sink.journal if line.verb in ("MAIL", "RCPT")]
             assert asked == [
                 "MAIL FROM:<>",
                 "RCPT TO:<probe@relay-test.invalid>",
                 "MAIL FROM:<a@sender.test>",
             ]
+
+
+@contextlib.contextmanager
+def _without_supervisor(gateway: Gateway) -> Iterator[None]:
+    """Have only the workers of a gateway run: its supervisor would notice and ask, too."""
+    os.kill(gateway.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(gateway.pid, signal.SIGCONT)
 
 
 def _before_an_open_relay(sink: Sink, port: int) -> dict[str, Any]:
@@ -303,8 +332,10 @@ def test_a_probe_that_is_not_wanted_any_more_holds_nobody_up() -> None:
 
 
 def _is_taken(port: int) -> bool:
-    with contextlib.suppress(ClosedError):
-        return deliver(port, "a@sender.test", [X], letter(fresh_id())).is_accepted
+    with contextlib.suppress(ClosedError), Client(port) as client:
+        if client.answer().code == 220:
+            client.command("EHLO client.test")
+            return deliver_over(client, "a@sender.test", [X], letter(fresh_id())).is_accepted
     return False
 
 
@@ -316,11 +347,17 @@ def test_p5_who_is_behind_a_proxy_that_is_believed_since_a_reload_is_a_stranger(
             sink.refuse()
             gateway.reload({"listen.proxy_protocol": ["127.0.0.0/8"]})
             gateway.wait_for_log("downstream_unreachable")
-            sink.listen()
-            with Client(gateway.port) as client:
-                client.send(b"PROXY TCP4 192.0.2.77 127.0.0.1 1234 25\r\n")
-                client.greet()
-                assert client.command("MAIL FROM:<a@sender.test>").code == 421
+
+            def is_refused() -> bool:
+                # Until the worker has heard of the reload, it takes the header for a command.
+                with Client(gateway.port) as client:
+                    client.send(b"PROXY TCP4 192.0.2.77 127.0.0.1 1234 25\r\n")
+                    client.greet()
+                    return client.command("MAIL FROM:<a@sender.test>").code == 421
+
+            with _without_supervisor(gateway):
+                sink.listen()
+                wait_until(is_refused, "a stranger is refused")
 
 
 def test_a_second_server_is_asked_too() -> None:
@@ -337,11 +374,11 @@ def test_a_second_server_is_asked_too() -> None:
             raise AssertionError
         second.refuse()
         first.answer("RCPT", refusal)
-        with running_gateway(settings):
+        with running_gateway(settings), Client(port) as client:
             assert deliver(port, "a@sender.test", [X], letter(fresh_id())).is_accepted
+            # Let in before anybody can find out; then nobody would be.
+            client.greet()
             first.refuse()
             second.listen()
-            delivery = deliver(port, "a@sender.test", [X], letter(fresh_id()))
-            assert delivery.mail is not None
-            assert delivery.mail.code == 421
+            assert client.command("MAIL FROM:<a@sender.test>").code == 421
             assert not second.transactions

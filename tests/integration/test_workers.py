@@ -65,7 +65,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
 
     @property
     def outstanding(self) -> list[bytes]:
@@ -207,7 +207,7 @@ def test_a_reload_under_load_keeps_sessions_and_changes_the_rest(sink: Sink) -> 
                 new.key.replace(old.key)
                 new.certificate.replace(old.certificate)
                 # Nobody says a word: the files are looked at.
-                wait_until(lambda: _served_serial(gateway.port) != serial, "the new one", 20.0)
+                wait_until(lambda: _served_serial(gateway.port) != serial, "the new one")
                 load.wait_for(20)
             assert load.refused == 0
             assert set(load.replies) == {250}
@@ -274,8 +274,8 @@ def test_a_stop_lets_what_is_under_way_finish(sink: Sink) -> None:
                 assert client.is_closed()
             wait_until(lambda: not _takes(gateway.port), "nobody is let in")
             gate.set()
-            sender.join(20)
-            stopper.join(30)
+            sender.join(60)
+            stopper.join(60)
         assert replies == [b"250 2.0.0 Ok: at last\r\n"]
         assert status == [0]
         gateway.start()
@@ -303,7 +303,7 @@ def test_workers_end_with_their_supervisor_and_another_takes_over(sink: Sink) ->
             assert client.answer().wire == STOPPING
             gateway.start()
             assert deliver(gateway.port, "a@b.test", [X], letter(fresh_id())).is_accepted
-            assert time.monotonic() - begun < 20
+            assert time.monotonic() - begun < 60
         wait_until(lambda: not any(map(_is_alive, workers)), "the old workers end")
 
 
@@ -319,6 +319,6 @@ def test_over_a_unix_socket_another_takes_over_as_well(sink: Sink) -> None:
             gateway.start()
             wait_until(lambda: not any(map(_is_alive, workers)), "the old workers end")
             with socket.socket(socket.AF_UNIX) as raw:
-                raw.settimeout(5)
+                raw.settimeout(30)
                 raw.connect(path)
                 assert raw.recv(100).startswith(b"220 ")
