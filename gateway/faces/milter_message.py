@@ -53,7 +53,7 @@ class Letter:
     Attributes:
         client: of the mail server.
         envelope: each recipient once.
-        arguments: per recipient, how it was written in RCPT, each way once.
+        arguments: per recipient, how it was written in RCPT, each way once, and without its route.
         examination: of its header section.
         fingerprint: of the content.
         is_checkable: False if header section or recipients went over their limits.
@@ -146,7 +146,10 @@ class Collector:
             self._is_recipients_whole = False
             return
         self._recipients -= 1
-        self._arguments[key] = (first, (*written, argument))
+        written = (*written, argument)
+        if argument.startswith(b"<@") and b"<%b>" % path not in written:
+            written = (*written, b"<%b>" % path)  # Postfix forgets a source route, as we do
+        self._arguments[key] = (first, written)
 
     def take_fields(self, payloads: Sequence[bytes]) -> None:
         """Take header fields, as they came; only those that are examined are kept.

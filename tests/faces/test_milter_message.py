@@ -42,3 +42,35 @@ def test_forged_fields_beyond_the_limit_are_counted(
     letter = collector.finished(b"")
     assert len(letter.examination.forged) == forged
     assert not letter.is_checkable
+
+
+@pytest.mark.parametrize(
+    ("written", "removed"),
+    [
+        pytest.param(
+            [b"<@relay.test,@b:bob@a.test>"],
+            (b"<@relay.test,@b:bob@a.test>", b"<bob@a.test>"),
+            id="route: the mail server may have forgotten it (RFC 5321 section 4.1.1.3)",
+        ),
+        pytest.param(
+            [b"<@b:bob@a.test>", b"<bob@a.test>"],
+            (b"<@b:bob@a.test>", b"<bob@a.test>"),
+            id="route, then none",
+        ),
+        pytest.param(
+            [b"<bob@a.test>", b"<@b:bob@a.test>"],
+            (b"<bob@a.test>", b"<@b:bob@a.test>"),
+            id="none, then a route",
+        ),
+        pytest.param([b"bob@a.test"], (b"bob@a.test",), id="no brackets: as it came"),
+        pytest.param([b'<"b@"@a.test>'], (b'<"b@"@a.test>',), id="quotes: as they came"),
+    ],
+)
+def test_recipient_is_removed_under_each_name_it_may_have(
+    written: list[bytes], removed: tuple[bytes, ...]
+) -> None:
+    collector = _collector()
+    for argument in written:
+        collector.take_recipient(argument)
+    letter = collector.finished(b"")
+    assert letter.arguments == (removed,)
