@@ -50,8 +50,12 @@ def test_text_is_no_separator(tmp_path: Path, text: bytes) -> None:
 
 
 def test_what_does_not_begin_as_an_mbox_is_one_message(tmp_path: Path) -> None:
-    for content in (ONE, b"", b"\n", ONE + b"\n" + LINE + TWO, b"\0\xff" * 1000):
+    for content in (ONE, b"\n", ONE + b"\n" + LINE + TWO, b"\0\xff" * 1000):
         assert split(tmp_path, content) == [content]
+
+
+def test_an_empty_mailbox_holds_no_message(tmp_path: Path) -> None:
+    assert split(tmp_path, b"") == []
 
 
 def test_messages_may_be_empty(tmp_path: Path) -> None:

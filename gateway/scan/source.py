@@ -84,8 +84,9 @@ def chunks(source: Source) -> Iterator[Chunk]:
         if _SEPARATOR.match(block):
             yield from _split(name, block, lambda: file.read(_BLOCK_OCTETS))
             return
+        # An empty file is the mailbox of somebody who has no mail.
         buffer, place = block, name
-        while buffer or place:
+        while buffer:
             block = file.read(_BLOCK_OCTETS)
             end = _certain(buffer) if block else len(buffer)
             yield Chunk(buffer[:end], place)
