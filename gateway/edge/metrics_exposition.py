@@ -77,31 +77,51 @@ def exposition(totals: Totals, accept: str = "") -> tuple[bytes, str]:
     Returns:
         The page, and its content type.
     """
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Totals(totals))
     try:
         # What it is asked for goes into the content type, where only ASCII may stand.
         encode, content_type = choose_encoder(accept if accept.isascii() else "")
     except TypeError:  # a version that is no number, which prometheus-client 0.26 does not expect
         encode, content_type = choose_encoder("")
+    registry = CollectorRegistry(auto_describe=False)
+    is_open = content_type.startswith("application/openmetrics-text")
+    registry.register(_Totals(totals, is_open=is_open))
     return encode(registry), content_type
 
 
 class _Totals(Collector):
     """Hands totals to the Prometheus client library."""
 
-    def __init__(self, totals: Totals) -> None:
+    def __init__(self, totals: Totals, *, is_open: bool) -> None:
         self._totals = totals
+        self._is_open = is_open
 
     def collect(self) -> Iterator[metrics_core.Metric]:
         """Return each metric with its series."""
         for metric in METRICS:
-            yield _family(metric, self._totals)
+            if self._is_open and metric.kind is Kind.COUNTER and _is_named_twice(metric):
+                yield _unknown(metric, self._totals)
+            else:
+                yield _family(metric, self._totals)
         build = metrics_core.GaugeMetricFamily(
             "mailonce_build_info", "Version of the gateway; always 1.", labels=("version", "python")
         )
         build.add_metric((__version__, platform.python_version()), 1.0)
         yield build
+
+
+def _is_named_twice(counter: Metric) -> bool:
+    """Say whether a gauge has the name that a counter has in OpenMetrics, without ``_total``."""
+    return counter.name.removesuffix("_total") in {metric.name for metric in METRICS}
+
+
+def _unknown(counter: Metric, totals: Totals) -> metrics_core.Metric:
+    """Write a counter without saying so, under its whole name: two families of one are no page."""
+    family = metrics_core.UnknownMetricFamily(
+        counter.name, counter.text, labels=counter.label_names
+    )
+    for labels in counter.series():
+        family.add_metric(labels, totals.value(counter.name, *labels))
+    return family
 
 
 def _family(metric: Metric, totals: Totals) -> metrics_core.Metric:
