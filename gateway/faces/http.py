@@ -12,6 +12,7 @@ what pages look like that of the modules beside. A handler that fails answers 50
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
@@ -33,6 +34,7 @@ from gateway.faces.http_frame import Frame
 from gateway.faces.http_guard import (
     COOKIE,
     COOKIE_AGE_S,
+    ICON,
     OPEN_PATHS,
     SECURITY_HEADERS,
     Access,
@@ -46,6 +48,8 @@ from gateway.faces.http_request import form_of, octets_of, query_of, quiet
 from gateway.ports import History
 
 _MAX_BODY_OCTETS = 16 << 10
+_MAX_CONNECTIONS = 200  # far more than people, probes and Prometheus have
+_SILENCE_S = 75.0  # for which a connection stays open without a whole request; a scrape a minute
 _NO_ANSWER = "the tracking list does not answer"
 _KEEPS = {
     Keep.OFF: "nothing (journal.keep)",
@@ -112,15 +116,21 @@ class HttpFace:
         self._guard = Guard(settings.access, now)
         self._lookup = Lookup(sources.history, sources.sealer)
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a listening socket; it belongs to this server from now on."""
         runner = web.AppRunner(
-            self.application(), access_log=None, logger=_log, shutdown_timeout=2.0
+            self.application(),
+            access_log=None,
+            logger=_log,
+            shutdown_timeout=2.0,
+            keepalive_timeout=_SILENCE_S,
         )
         await runner.setup()
-        await web.SockSite(runner, listener).start()
         self._runner = runner
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_server(self._admitted, sock=listener)
 
     def reload(self, *, hostname: str, keep: Keep, sealer: Sealer) -> None:
         """Go on with what a reload may change; where we listen, and the token, stay."""
@@ -129,9 +139,19 @@ class HttpFace:
 
     async def stop(self) -> None:
         """Stop serving; requests under way get two seconds."""
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    def _admitted(self) -> asyncio.BaseProtocol:
+        """Return who talks to the next client; there is a limit to how many are talked to."""
+        server = self._runner.server if self._runner is not None else None
+        if server is None or len(server.connections) >= _MAX_CONNECTIONS:
+            return _Farewell()
+        return server()
 
     def application(self) -> web.Application:
         """Return the routes, behind the guard."""
@@ -152,6 +172,7 @@ class HttpFace:
                 web.post("/login", self._login),
                 web.get("/logout", self._logout),
                 *[web.get(f"/{name}", _asset(name, kind)) for name, kind in _ASSETS.items()],
+                web.get(ICON, _no_icon),
             ]
         )
         return app
@@ -288,6 +309,19 @@ class HttpFace:
             is_locked=self._guard.has_token and not self._guard.is_known(request),
             pasted=pasted.decode("latin-1"),
         )
+
+
+class _Farewell(asyncio.Protocol):
+    """What a client gets that is one too many: nothing."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio`."""
+        transport.close()
+
+
+async def _no_icon(_request: web.Request) -> web.Response:
+    """Answer browsers, all of which ask; 404 would be a fault in their console."""
+    return web.Response(status=204)
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -29,7 +29,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 COOKIE = "mailonce"
 COOKIE_AGE_S = 12 * 3_600
 OPEN_PATHS = frozenset(("/metrics", "/healthz", "/readyz"))
-_BEFORE_LOGIN = frozenset(("/login", "/console.css", "/console.js"))
+ICON = "/favicon.ico"
+_BEFORE_LOGIN = frozenset(("/login", "/console.css", "/console.js", ICON))
 _MAX_HOST = 300
 
 SECURITY_HEADERS = MappingProxyType(

@@ -6,6 +6,7 @@ here or by aiohttp, and the log does not grow by it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -15,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 _FORM = "application/x-www-form-urlencoded"
 _MAX_FIELDS = 20
+_PATIENCE_S = 30.0
 
 
 def query_of(request: web.Request) -> Mapping[str, str]:
@@ -36,11 +38,15 @@ async def form_of(request: web.Request) -> Mapping[str, str]:
     Raises:
         HTTPBadRequest: it cannot be decoded, or there is too much of it.
         HTTPRequestEntityTooLarge: it is longer than any of our forms.
+        HTTPRequestTimeout: it does not come.
     """
     if request.content_type != _FORM:
         return {}
     try:
-        body = await request.read()
+        async with asyncio.timeout(_PATIENCE_S):
+            body = await request.read()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(text="the form does not come\n") from error
     except web.RequestPayloadError as error:
         raise web.HTTPBadRequest(text="unreadable form\n") from error
     return _fields(body.decode("utf-8", "replace"), "utf-8")
