@@ -67,7 +67,9 @@ class _World:
             st.sampled_from([b"A", b"B"]),
             st.booleans(),
             st.booleans(),
-            st.sampled_from([0, 0.75, _PROVISIONAL_S // 2, _PROVISIONAL_S - 0.5, _PROVISIONAL_S + 2]),
+            st.sampled_from(
+                [0, 0.75, _PROVISIONAL_S // 2, _PROVISIONAL_S - 0.5, _PROVISIONAL_S + 2]
+            ),
         ),
         max_size=12,
     )
