@@ -21,7 +21,7 @@ from gateway.errors import TrackingListError
 from gateway.faces.http import HttpFace, HttpSettings, Sources
 from gateway.faces.http_guard import Access
 from gateway.ports import Record
-from tests.support.report import outcome_of, report_of
+from tests.support.report import NOW_S, outcome_of, report_of
 
 WELL = Condition(
     is_downstream_up=True, has_probe_failed=False, is_list_up=True, defers_unchecked=False
@@ -55,13 +55,13 @@ class Console:
     Attributes:
         condition: of the world; set it.
         metrics: counters; count in them.
-        tracking_list: filled by `accept`.
+        tracking_list: filled by `accept`; the time is that of the reports, whatever the date.
         port: where it listens.
     """
 
     condition: Condition = WELL
     metrics: Metrics = field(default_factory=Metrics)
-    tracking_list: _Switchable = field(default_factory=_Switchable)
+    tracking_list: _Switchable = field(default_factory=lambda: _Switchable(now=lambda: NOW_S))
     port: int = 0
     sealer: Sealer = field(default_factory=lambda: Sealer(b"key"))
 
