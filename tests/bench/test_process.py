@@ -20,7 +20,7 @@ _PARENT = (
 
 def test_a_child_that_does_not_come_up_is_stopped_with_all_it_started(tmp_path: Path) -> None:
     child = start([sys.executable, "-c", _PARENT], tmp_path / "log")
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while len(usage([child.pid])) < 2:
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -41,7 +41,7 @@ def test_cpu_time_is_counted(tmp_path: Path) -> None:
     child = start([sys.executable, "-c", "while True: pass"], tmp_path / "log")
     try:
         before = usage([child.pid])
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while sum(spent(before, usage([child.pid])).values()) < 0.1:
             assert time.monotonic() < end
             time.sleep(0.05)
@@ -58,5 +58,5 @@ def test_a_terminated_run_leaves_nothing() -> None:
     assert run.stdout is not None
     redis = int(run.stdout.readline())
     run.send_signal(signal.SIGTERM)
-    run.communicate(timeout=30)
+    run.communicate(timeout=60)
     assert not Path(f"/proc/{redis}").exists()

@@ -111,7 +111,7 @@ def _killed(kind: str, victim: str) -> dict[str, Recovery]:
         stage.sink.wait_for_command(".", 2)
         with stage.hold():
             accepted.set()
-            assert told.result(30).is_accepted
+            assert told.result(60).is_accepted
             # The confirmation is under way and does not arrive.
             crashed_at = time.monotonic()
             if victim == "worker":
@@ -119,13 +119,13 @@ def _killed(kind: str, victim: str) -> dict[str, Recovery]:
                 os.kill(worker, signal.SIGKILL)
             else:
                 stage.gateway.kill()
-            assert all(client.result(30).was_lost for client in lost)
+            assert all(client.result(60).was_lost for client in lost)
         claimed.set()
         dot_sent.set()
         if victim == "all":
             stage.gateway.start()
         else:
-            wait_until(lambda: _restarts(stage) == 1, "another worker", 30.0)
+            wait_until(lambda: _restarts(stage) == 1, "another worker", 60.0)
         return _retried(stage, messages, crashed_at)
 
 
@@ -161,7 +161,7 @@ def _paused(kind: str, _: str) -> dict[str, Recovery]:
         wait_until(
             lambda: all(len(stage.copies_of(m)) == 2 for m in messages.values()),
             "the worker that wakes up does what it was about to do",
-            20.0,
+            60.0,
         )
         return {
             name: Recovery(
