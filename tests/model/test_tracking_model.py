@@ -88,12 +88,22 @@ class Gateway:
 
 @dataclass(eq=False)
 class Transaction:
-    """One message on its way through one gateway."""
+    """One message on its way through one gateway.
+
+    Attributes:
+        gateway: that it goes through.
+        key: its id.
+        token: of its claims.
+        last: what it was told last, None if it was not.
+        is_holding: whether it was told that the id is its own, and has not ended since; then a
+            renewal of which nothing is heard is no orphan, for its end will release it.
+    """
 
     gateway: Gateway
     key: UniqueId
     token: bytes
     last: Sighting | None = None
+    is_holding: bool = False
 
 
 @dataclass
@@ -140,7 +150,7 @@ class ListMachine(RuleBasedStateMachine):
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run the loop until something is done."""
-        return self.loop.run_until_complete(asyncio.wait_for(work, 20.0))
+        return self.loop.run_until_complete(asyncio.wait_for(work, 60.0))
 
     def ask(
         self, gateway: Gateway, fault: str, call: Callable[[Both], Coroutine[Any, Any, T]]
@@ -148,7 +158,16 @@ class ListMachine(RuleBasedStateMachine):
         """Make one call under a fault; None if its outcome is unknown."""
         with self.faulty(gateway, fault), contextlib.suppress(TrackingListError):
             return self.do(call(gateway.tracking_list))
+        # What it asked for may still be on its way, and comes before whatever is asked next.
+        self.do(eventually(lambda: self.answers(gateway)))
         return None
+
+    async def answers(self, gateway: Gateway) -> bool:
+        """Say whether a gateway gets answers, and what it asked before has been done."""
+        with contextlib.suppress(TrackingListError):
+            await gateway.tracking_list.latest(1)
+            return True
+        return False
 
     @abstractmethod
     def set_up(self) -> None:
@@ -199,7 +218,7 @@ class ListMachine(RuleBasedStateMachine):
         if not gateway.is_alive or transaction.last == IN_FLIGHT:
             self.give_up(transaction, fault)
             return
-        last = transaction.last
+        last, transaction.is_holding = transaction.last, False
         first_seen_s, copies = int(gateway.clock.now()), 1
         if last is not None and last.sight is Sight.SEEN:
             first_seen_s, content, copies = last.first_seen_s, last.fingerprint, last.copies + 1
@@ -298,6 +317,7 @@ class ListMachine(RuleBasedStateMachine):
             assert known.holder in (None, transaction), "two hold the same id"
             known.settle(None)
             known.holder, known.claimants = transaction, {transaction}
+            transaction.is_holding = True
         elif sighting == IN_FLIGHT:
             assert known.holder is not transaction, "it lost what it held"
             assert known.claimants - {transaction}, "in flight, but with whom?"
@@ -312,6 +332,7 @@ class ListMachine(RuleBasedStateMachine):
     def give_up(self, transaction: Transaction, fault: str) -> None:
         """Release a claim."""
         known, key, token = self.known[transaction.key], transaction.key, transaction.token
+        transaction.is_holding = False
         if not transaction.gateway.is_alive:
             return
         if known.holder is transaction:
@@ -326,11 +347,11 @@ class ListMachine(RuleBasedStateMachine):
             for gateway in self.dead:
                 self.bury(gateway)
             for known in self.known.values():
-                if known.holder is not None:
-                    self.give_up(known.holder, "none")
+                for transaction in [t for t in known.claimants if t.is_holding]:
+                    self.give_up(transaction, "none")
             for key, known in self.known.items():
                 if not known.is_stuck:
-                    self.do(eventually(partial(self.is_free, key), 5.0))
+                    self.do(eventually(partial(self.is_free, key)))
         finally:
             for gateway in self.gateways:
                 self.do(gateway.tracking_list.close())
@@ -375,7 +396,7 @@ class RedisMachine(ListMachine):
     def faulty(self, gateway: Gateway, fault: str) -> Iterator[None]:
         if fault == "none":
             # The connection is made anew if the last fault ended it; a cut one is no failure.
-            self.do(eventually(lambda: self._answers(gateway), 5.0))
+            self.do(eventually(lambda: self.answers(gateway)))
             yield
             return
         proxy = self.proxies[gateway.number]
@@ -386,12 +407,6 @@ class RedisMachine(ListMachine):
         finally:
             proxy.swallows_replies = proxy.swallows_requests = False
             proxy.cut()
-
-    async def _answers(self, gateway: Gateway) -> bool:
-        with contextlib.suppress(TrackingListError):
-            await gateway.tracking_list.latest(1)
-            return True
-        return False
 
     def kill(self, gateway: Gateway) -> None:
         one = gateway.tracking_list
@@ -433,7 +448,7 @@ class SqliteMachine(ListMachine):
 
     @contextlib.contextmanager
     def faulty(self, gateway: Gateway, fault: str) -> Iterator[None]:
-        self.do(eventually(lambda: self._answers(gateway), 5.0))
+        self.do(eventually(lambda: self.answers(gateway)))
         if fault == "none":
             yield
             return
@@ -441,23 +456,17 @@ class SqliteMachine(ListMachine):
             db.execute("BEGIN IMMEDIATE")
             yield
 
-    async def _answers(self, gateway: Gateway) -> bool:
-        with contextlib.suppress(TrackingListError):
-            await gateway.tracking_list.latest(1)
-            return True
-        return False
-
     def kill(self, gateway: Gateway) -> None:
         one = gateway.tracking_list
         assert isinstance(one, SqliteTrackingList)
         one._thread._jobs.put(None)
         if one._thread._thread is not None:
-            one._thread._thread.join(5.0)
+            one._thread._thread.join(30.0)
 
     def bury(self, gateway: Gateway) -> None:
         one = gateway.tracking_list
         assert isinstance(one, SqliteTrackingList)
-        self.do(eventually(lambda: self._answers(self.gateways[0]), 5.0))
+        self.do(eventually(lambda: self.answers(self.gateways[0])))
         with contextlib.closing(sqlite3.connect(self.path)) as db:
             db.execute("DELETE FROM worker WHERE worker = ?", (one._worker,))
             db.commit()
