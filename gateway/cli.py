@@ -63,20 +63,21 @@ Version = Annotated[
 BAD_INPUT = 2
 """Exit code for what the user can put right; also for wrong options."""
 
+_STDERR = 2
 _CHUNK_OCTETS = 64 << 10
 _MAX_SECTION_OCTETS = 16 << 20  # the highest `limits.header_size`
 
 
 def main() -> None:
     """Run the command that the arguments name, and exit."""
+    _open_standard_streams()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files can hold any octets
     try:
         try:
             app(prog_name="mailonce")
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except OSError as error:
         # A full disk, or a reader of our output that is gone. What is left in the buffer would fail
         # once more when the interpreter ends.
@@ -84,6 +85,20 @@ def main() -> None:
         if error.errno != errno.EPIPE:
             complain(f"mailonce: {error.strerror or error}")
         sys.exit(1)
+
+
+def _open_standard_streams() -> None:
+    """Have the descriptors 0, 1 and 2 lead nowhere, if whoever called us has closed them.
+
+    Else what is opened next would get them: log lines would go into the tracking list, and libuv
+    ends the process when it finds a socket there.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - it stays
 
 
 def load_or_exit(path: Path, further: Sequence[Relation] = ()) -> Config:

@@ -292,6 +292,20 @@ def test_standard_input_that_is_closed_cannot_be_read() -> None:
     assert done.stderr == b"-: cannot be read: there is no standard input\n"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_do_no_harm(closed: str) -> None:
+    """What is opened first would else be taken for one of them: libuv ends such a process."""
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m gateway demo --once {closed}"],
+        capture_output=True,
+        check=False,
+        cwd=PROJECT,
+        timeout=90,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (b"All of it is as it should be." in done.stdout) == (">&-" not in closed.split())
+
+
 def test_a_file_without_end_is_not_read_to_its_end() -> None:
     code, out, error = run("canonical", "/dev/zero")
     assert (code, out) == (2, "")
