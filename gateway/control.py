@@ -57,6 +57,11 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
+class Echo:
+    """To a worker, which sends it back: all that it was told before is done by then."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """To a worker: finish what is under way and end."""
 
@@ -97,7 +102,7 @@ class Told:
     answer: object
 
 
-Message = Begin | Reload | Probed | Stop | Ready | Asked | Told
+Message = Begin | Reload | Probed | Echo | Stop | Ready | Asked | Told
 
 
 async def receive(reader: asyncio.StreamReader) -> Message | None:

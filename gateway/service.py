@@ -81,6 +81,8 @@ class Service:
         self._supervisor: Supervisor | None = None
         self._certificates = _changed_at(config)
         self._probing: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -94,7 +96,7 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         milter = await self._open()
         supervisor = await self._start(milter)
         watching = [loop.create_task(self._watch()), loop.create_task(self._probe_for_ever())]
@@ -256,42 +258,57 @@ class Service:
             changed_at = _changed_at(self._config)
             if changed_at != self._certificates:
                 self._certificates = changed_at
-                self._reload()
+                await self._reload()
             notify("WATCHDOG=1")
             await asyncio.sleep(_TICK_S)
 
-    def _reload(self) -> None:
-        """Read configuration and certificates anew; what cannot be used changes nothing."""
+    def _hang_up(self) -> None:
+        """Do what SIGHUP asks for."""
+        reload = asyncio.get_running_loop().create_task(self._reload())
+        self._reloads.add(reload)
+        reload.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
+        """Read configuration and certificates anew; what cannot be used changes nothing.
+
+        Told as done when the workers have it: whoever reloads and then sends relies on that.
+        """
         if self._supervisor is None:
             return  # we are starting, from the same file
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        try:
-            endpoints = [endpoint_of(listener) for listener in self._smtp]
-            config = listening_at(self._load(), endpoints)
-            wiring.smtp_settings_of(config)
-        except ConfigError as error:
-            self._journal.complain("configuration_unusable", "; ".join(error.problems))
-        else:
-            for key in _fixed(self._config, config):
-                self._journal.complain("restart_needed", f"{key} takes effect after a restart")
-            self._config = config
-            self._connector = wiring.connector_of(config, self._metrics)
-            self._lookout.reload(config, self._connector)
-            self._supervisor.reload(config)
-            if self._http is not None:
-                self._http.reload(
-                    hostname=config.own_hostname,
-                    keep=config.journal.keep,
-                    sealer=wiring.sealer_of(config),
-                )
-            self._log.logger.info("reloaded")
-            if wiring.needs_relay_probe(config):
-                self._probing = asyncio.get_running_loop().create_task(self._probe_again())
+        async with self._reloading:
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            try:
+                endpoints = [endpoint_of(listener) for listener in self._smtp]
+                config = listening_at(self._load(), endpoints)
+                wiring.smtp_settings_of(config)
+            except ConfigError as error:
+                self._journal.complain("configuration_unusable", "; ".join(error.problems))
             else:
-                # As at a start: what a probe found that is not wanted any more holds nobody up.
-                self._metrics.relay_probe_failed(False)
-                self._spread(Proof(Standing.SAFE))
-        notify("READY=1")
+                self._go_on_with(config, self._supervisor)
+                await self._supervisor.heard()
+                self._log.logger.info("reloaded")
+            notify("READY=1")
+
+    def _go_on_with(self, config: Config, supervisor: Supervisor) -> None:
+        """Put another configuration in force, here and in the workers."""
+        for key in _fixed(self._config, config):
+            self._journal.complain("restart_needed", f"{key} takes effect after a restart")
+        self._config = config
+        self._connector = wiring.connector_of(config, self._metrics)
+        self._lookout.reload(config, self._connector)
+        supervisor.reload(config)
+        if self._http is not None:
+            self._http.reload(
+                hostname=config.own_hostname,
+                keep=config.journal.keep,
+                sealer=wiring.sealer_of(config),
+            )
+        if wiring.needs_relay_probe(config):
+            self._probing = asyncio.get_running_loop().create_task(self._probe_again())
+        else:
+            # As at a start: what a probe found that is not wanted any more holds nobody up.
+            self._metrics.relay_probe_failed(False)
+            self._spread(Proof(Standing.SAFE))
 
     def _say_started(self, listeners: Sequence[socket.socket]) -> None:
         config = self._config

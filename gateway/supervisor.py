@@ -10,10 +10,10 @@ import contextlib
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gateway.config import Config
-from gateway.control import Begin, Message, Probed, Ready, Reload, Stop, Told, receive, sent
+from gateway.control import Begin, Echo, Message, Probed, Ready, Reload, Stop, Told, receive, sent
 from gateway.edge.census import clear
 from gateway.edge.journal import LogJournal
 from gateway.edge.metrics import Metrics
@@ -26,6 +26,8 @@ from gateway.worker import DRAIN_S
 _START_TIMEOUT_S = 60.0
 _FIRST_STARTS = 3
 _KILL_S = 5.0
+# A worker at work answers in milliseconds. One that does not is not worth holding up an operator.
+_ECHO_TIMEOUT_S = 5.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _STABLE_S = 10.0
@@ -33,11 +35,19 @@ _STABLE_S = 10.0
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """Where a worker works; the process in it may change."""
+    """Where a worker works; the process in it may change.
+
+    Attributes:
+        index: of the worker.
+        process: the present one.
+        writer: to it, from when it lets sessions in until it ends.
+        has_heard: whether it is up to date with what it was told, as far as anybody asks.
+    """
 
     index: int
     process: asyncio.subprocess.Process | None = None
     writer: asyncio.StreamWriter | None = None
+    has_heard: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Supervisor:
@@ -114,6 +124,17 @@ class Supervisor:
         self._proof = proof
         self._tell(Probed(proof))
 
+    async def heard(self) -> None:
+        """Wait until the workers have done what they were told so far; but not for long."""
+        told = [place for place in self._places if place.writer is not None]
+        for place in told:
+            place.has_heard.clear()
+        self._tell(Echo())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ECHO_TIMEOUT_S):
+                for place in told:
+                    await place.has_heard.wait()
+
     async def stop(self) -> None:
         """Have all workers finish, and wait for that; one that does not is killed in the end."""
         self._stopping.set()
@@ -175,10 +196,9 @@ class Supervisor:
                 place.process.kill()
             return False
         place.writer = writer
-        if self._inquiry is not None:
-            hearing = asyncio.create_task(_hear(reader, writer, self._inquiry))
-            self._hearing.add(hearing)
-            hearing.add_done_callback(self._hearing.discard)
+        hearing = asyncio.create_task(self._hear(place, reader, writer))
+        self._hearing.add(hearing)
+        hearing.add_done_callback(self._hearing.discard)
         # It has not heard what the others were told while it started.
         if self._config is not config:
             writer.write(sent(Reload(self._config)))
@@ -208,6 +228,21 @@ class Supervisor:
                 ours.close()
                 raise
         return process, ours
+
+    async def _hear(
+        self, place: _Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Take what a worker says, until it is gone."""
+        if self._inquiry is not None:
+            self._inquiry.attach(writer)
+        while (message := await receive(reader)) is not None:
+            if isinstance(message, Echo):
+                place.has_heard.set()
+            elif isinstance(message, Told) and self._inquiry is not None:
+                self._inquiry.take(message)
+        place.has_heard.set()
+        if self._inquiry is not None:
+            self._inquiry.detach(writer)
 
     async def _keep(self, place: _Place) -> None:
         """Replace the worker in a place whenever it dies."""
@@ -241,17 +276,6 @@ class Supervisor:
         Metrics(self._memory.block(index)).forget_present()
         clear(self._memory.part(index))
         self._metrics.workers_alive(self.alive)
-
-
-async def _hear(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, inquiry: Inquiry
-) -> None:
-    """Hand on what a worker answers, until it is gone."""
-    inquiry.attach(writer)
-    while (message := await receive(reader)) is not None:
-        if isinstance(message, Told):
-            inquiry.take(message)
-    inquiry.detach(writer)
 
 
 async def _becomes_ready(process: asyncio.subprocess.Process, reader: asyncio.StreamReader) -> bool:

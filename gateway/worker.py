@@ -27,6 +27,7 @@ from gateway.config import Config
 from gateway.control import (
     Asked,
     Begin,
+    Echo,
     Probed,
     Ready,
     Reload,
@@ -305,6 +306,8 @@ async def _listen(
                     worker.complain("configuration_unusable", "; ".join(error.problems))
             case Probed(proof):
                 worker.take_proof(proof)
+            case Echo() as echo:
+                writer.write(sent(echo))
             case Asked() as asked:
                 writer.write(sent(await worker.tell(asked)))
             case Stop() | None:

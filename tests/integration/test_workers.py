@@ -221,18 +221,34 @@ def test_a_reload_under_load_keeps_sessions_and_changes_the_rest(sink: Sink) -> 
             assert again.final.wire == DUPLICATE
 
 
+def test_a_reload_is_told_when_the_workers_have_it(sink: Sink) -> None:
+    """Whoever reloads, waits for the word, and sends, is served as the new configuration says."""
+    with running_gateway({**settings_for(sink.port), "workers": 2}) as gateway:
+        message = letter(fresh_id())
+        assert deliver(gateway.port, "a@b.test", [X], message).is_accepted
+        paused = gateway.worker_pids[0]
+        os.kill(paused, signal.SIGSTOP)
+        # The second of them is told by the supervisor alone, and before the workers are.
+        gateway.write_config({"dedup.action": "drop", "journal.entries": 1000})
+        os.kill(gateway.pid, signal.SIGHUP)
+        gateway.wait_for_log("restart_needed")
+        assert '"reloaded"' not in gateway.log()
+        os.kill(paused, signal.SIGCONT)
+        gateway.wait_for_log('"reloaded"')
+        again = deliver(gateway.port, "a@b.test", [X], message)
+        assert again.final is not None
+        assert again.final.wire == DUPLICATE
+
+
 def test_the_console_finds_what_is_tracked_since_a_reload(sink: Sink) -> None:
     """P7: a new secret makes new digests; under the old ones nothing is found, nor forgotten."""
     with running_gateway(settings_for(sink.port)) as gateway:
         gateway.reload({"store.secret": "another secret", "hostname": "renamed.test"})
-
-        def is_found() -> bool:
-            message_id = fresh_id()  # workers learn of the reload a moment later
-            assert deliver(gateway.port, "a@b.test", [X], letter(message_id)).is_accepted
-            asked = f"/api/messages?message_id={quote(message_id)}"
-            return '"state": "seen"' in gateway.http(asked)[1]
-
-        wait_until(is_found, "a message is found")
+        message_id = fresh_id()
+        assert deliver(gateway.port, "a@b.test", [X], letter(message_id)).is_accepted
+        asked = f"/api/messages?message_id={quote(message_id)}"
+        # The client is told before the list.
+        wait_until(lambda: '"state": "seen"' in gateway.http(asked)[1], "the message is found")
         assert "renamed.test" in gateway.http("/")[1]
 
 
