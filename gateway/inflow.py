@@ -43,10 +43,10 @@ class Content(Protocol):
         """
 
     async def discard(self) -> None:
-        """Read to the end and forget, whatever the content is.
+        """Read to the end and forget, whatever the content is; what has no end is given up.
 
         Raises:
-            ClientError: the client is gone or silent, or does not come to an end.
+            ClientError: the client is gone or silent.
         """
 
 

@@ -18,6 +18,8 @@ X = "x@example.org"
 _MIB = 1024 * 1024
 _GROWTH_OCTETS = 20 * _MIB
 _FLOOD_OCTETS = 64 * _MIB
+# What is refused is read on for 64 MiB, so that whoever comes to an end hears why.
+_CONTENT_OCTETS, _TAKEN_OCTETS = 160 * _MIB, 96 * _MIB
 _SESSIONS, _SESSION_OCTETS = 5000, 12 * 1024
 
 
@@ -65,11 +67,11 @@ class Memory:
         return int(line.split()[1]) * 1024
 
 
-def _flood(client: Client, block: bytes, memory: Memory) -> int:
+def _flood(client: Client, block: bytes, memory: Memory, most_octets: int = _FLOOD_OCTETS) -> int:
     """Send a block again and again, until we are stopped; return how many octets went out."""
     sent = 0
     try:
-        while sent < _FLOOD_OCTETS:
+        while sent < most_octets:
             client.send(block)
             sent += len(block)
             memory.look()
@@ -100,8 +102,8 @@ def _began_content(gateway: Gateway) -> Client:
 _HEAD = b"Message-ID: <%b>\r\n"
 FLOODS = [
     (b"\r\n", b"x" * 65_536, "a line without end"),
-    (b"\r\n", b"x" * 998 + b"\r\n", "lines without end"),
-    (b"", b"X-Field: " + b"x" * 900 + b"\r\n", "a header section without end"),
+    (b"\r\n", (b"x" * 998 + b"\r\n") * 64, "lines without end"),
+    (b"", (b"X-Field: " + b"x" * 900 + b"\r\n") * 64, "a header section without end"),
     (b"X-Field: ", b"x" * 65_536, "a header line without end"),
     (b"X-Field: a\r\n", b"\tfolded\r\n" * 1000, "a field without end"),
     (b"", b"Received: by x\r\n" * 1000, "trace fields without end"),
@@ -115,13 +117,13 @@ FLOODS = [
 def test_content_without_end(
     gateway: Gateway, sink: Sink, begin: bytes, block: bytes, reason: str
 ) -> None:
-    """It is discarded up to twice the limit, and then the connection is closed."""
+    """It is discarded for a while, and then the connection is closed."""
     sink.forget()
     memory = Memory(gateway)
     with _began_content(gateway) as client:
         client.send(_HEAD % fresh_id().encode() + begin)
-        sent = _flood(client, block, memory)
-        assert sent < 16 * _MIB, reason
+        sent = _flood(client, block, memory, _CONTENT_OCTETS)
+        assert sent < _TAKEN_OCTETS, reason
     wait_until(lambda: gateway.metric("mailonce_sessions") == 0, "the session ends")
     memory.look()
     assert memory.most < _GROWTH_OCTETS, f"{reason}: {memory.most / _MIB:.1f} MiB"
