@@ -328,9 +328,10 @@ def summary(decisions: Sequence[Decision]) -> Decision:
 
 _NEW = Decision(Verdict.NEW, Action.RELAYED)
 _CONFIRMED = Settlement(is_confirmed=True)
+# As the client is told it: the worst of the replies (`conclusion`).
 _LOUDEST_FIRST = (
-    Action.DEFERRED,
     Action.REJECTED,
+    Action.DEFERRED,
     Action.RELAYED,
     Action.TAGGED,
     Action.OBSERVED,

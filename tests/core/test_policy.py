@@ -236,9 +236,9 @@ _RELAYED = Decision(Verdict.NEW, Action.RELAYED)
             "the client was told so",
         ),
         (
-            [Decision(Verdict.NEW, Action.REJECTED), Decision(Verdict.IN_FLIGHT, Action.DEFERRED)],
-            Decision(Verdict.PARTIAL, Action.DEFERRED),
-            "the client will come again",
+            [Decision(Verdict.NEW, Action.DEFERRED), Decision(Verdict.NEW, Action.REJECTED)],
+            Decision(Verdict.NEW, Action.REJECTED),
+            "the client was told the worst, and will not come again",
         ),
     ],
 )
