@@ -16,6 +16,7 @@ NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")
 
 _ATTRIBUTE = re.compile(rb"([A-Za-z]{1,16})=([!-~]{1,255})")
 _ESCAPE = re.compile(r"\+([0-9A-F]{2})")
+_PORT = re.compile(r"[0-9]{1,5}")
 _NOTHING = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
 
 
@@ -43,6 +44,13 @@ def address_in(values: Mapping[str, str]) -> str:
         text = text[5:]
     address = address_of(text)
     return "" if address is None else str(address)
+
+
+def port_in(values: Mapping[str, str]) -> int:
+    """Return the client's port, 0 if it is not told."""
+    text = values.get("PORT", "")
+    port = int(text) if _PORT.fullmatch(text) else 0
+    return port if port < 65_536 else 0
 
 
 def told(values: Mapping[str, str], name: str) -> str:

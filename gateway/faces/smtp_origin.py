@@ -14,7 +14,7 @@ from aiosmtpd.proxy_protocol import V2_CMD, get_proxy
 
 from gateway.core.handover import Client
 from gateway.core.rule import address_of
-from gateway.core.xforward import address_in, told
+from gateway.core.xforward import address_in, port_in, told
 from gateway.errors import ClientSilentError
 from gateway.faces.smtp_input import Input
 
@@ -64,12 +64,18 @@ async def behind_proxy(client: Client, source: Input) -> Client | None:
 
 
 def forwarded(client: Client, values: Mapping[str, str]) -> Client:
-    """Return the client that a filter's client spoke of, with what it said before."""
+    """Return the client that a filter's client spoke of, with what it said before.
+
+    Once an address is spoken of, address and port are that client's or unknown, never the filter's:
+    the downstream may trust those.
+    """
     known = {**dict(client.forwarded), **values}
+    is_told = "ADDR" in known
     return replace(
         client,
         forwarded=tuple(known.items()),
-        address=address_in(known) or client.address,
+        address=address_in(known) if is_told else client.address,
+        port=port_in(known) if is_told else client.port,
         helo=told(known, "HELO") or client.helo,
     )
 

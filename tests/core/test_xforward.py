@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.handover import xtext
-from gateway.core.xforward import NAMES, address_in, parse_xforward, told
+from gateway.core.xforward import NAMES, address_in, parse_xforward, port_in, told
 
 READ = [
     # realistic
@@ -72,6 +72,19 @@ def test_address(value: str, address: str, reason: str) -> None:
 
 def test_no_address() -> None:
     assert address_in({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "port", "reason"),
+    [
+        ({"PORT": "4711"}, 4711, "a port"),
+        ({"PORT": "[UNAVAILABLE]"}, 0, "not known"),
+        ({"PORT": "65536"}, 0, "no port"),
+        ({}, 0, "not told"),
+    ],
+)
+def test_port(values: dict[str, str], port: int, reason: str) -> None:
+    assert port_in(values) == port, reason
 
 
 @pytest.mark.parametrize(
