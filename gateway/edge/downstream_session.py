@@ -111,6 +111,9 @@ class DownstreamSession:
         self._loop = asyncio.get_running_loop()
         # A server that refuses the client itself: its reply to whatever the client asks.
         self._refusal: Reply | None = None
+        # XFORWARD as it is told to this server, and whether the next MAIL comes under it as yet.
+        self._introduction: Sequence[bytes] = ()
+        self._is_introduced = False
         self.capabilities: Capabilities = NOTHING
         self.announced: Capabilities = NOTHING
         self.is_per_recipient = server.is_lmtp
@@ -166,8 +169,33 @@ class DownstreamSession:
         """Send commands, pipelined if offered, and return their replies (`Downstream`)."""
         if self._refusal is not None:
             return [self._refusal] * len(commands)
+        if self._introduction and any(_label(command) == "mail" for command in commands):
+            return await self._exchange_introduced(commands)
+        return await self._exchange(commands)
+
+    async def _exchange_introduced(self, commands: Sequence[bytes]) -> Sequence[Reply]:
+        """Say once more who the client is, just before the MAIL among these commands.
+
+        The end of a transaction ends what XFORWARD said, and so does RSET (Postfix, `mail_reset`).
+
+        Raises:
+            LostError: as ever; also if the server takes it no longer, before any content goes out.
+        """
+        if self._is_introduced:
+            self._is_introduced = False
+            return await self._exchange(commands)
+        at = next(i for i, command in enumerate(commands) if _label(command) == "mail")
+        end = at + len(self._introduction)
+        answers = await self._exchange([*commands[:at], *self._introduction, *commands[at:]])
+        refused = [answer.text for answer in answers[at:end] if answer.code != _OK]
+        if refused:
+            self._wire.abort()
+            raise LostError(f"{self._server} refused XFORWARD: {refused[0]}")
+        return [*answers[:at], *answers[end:]]
+
+    async def _exchange(self, commands: Sequence[bytes]) -> Sequence[Reply]:
         if len(commands) > 1 and not self.capabilities.has("PIPELINING"):
-            return [reply for command in commands for reply in await self.exchange([command])]
+            return [reply for command in commands for reply in await self._exchange([command])]
         started = time.monotonic()
         try:
             self._wire.send(commands)
@@ -291,10 +319,12 @@ class DownstreamSession:
             raise self._not_handed_on(
                 "XFORWARD is not offered; add our address to smtpd_authorized_xforward_hosts"
             )
-        for command in xforward_commands(client, offered):
+        introduction = xforward_commands(client, offered)
+        for command in introduction:
             answer = await self._asked_to_take_over(command)
             if answer.code != _OK:
                 raise IdentityError(f"{self._server} refused XFORWARD: {answer.text}")
+        self._introduction, self._is_introduced = introduction, True
 
     async def _asked_to_take_over(self, command: bytes) -> Reply:
         """Hand on the identity; a server that breaks off at it has not taken it over, either."""
