@@ -153,10 +153,9 @@ class DownstreamConnector:
         except OSError:
             self._observe("connect", "lost", time.monotonic() - started)
             raise
-        self._observe("connect", "2", time.monotonic() - started)
         session = DownstreamSession(wire, server, self._settings, self._observe)
         try:
-            await session.greet(client)
+            await session.greet(client, started)
         except BaseException:
             wire.abort()
             raise

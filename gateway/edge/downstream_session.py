@@ -123,11 +123,12 @@ class DownstreamSession:
         """Seconds spent waiting for the server so far (`Downstream`)."""
         return self._wire.waited_s
 
-    async def greet(self, client: Client | None) -> None:
+    async def greet(self, client: Client | None, started_s: float) -> None:
         """Go from the server's greeting to the point where MAIL may follow.
 
         Args:
             client: whose session this becomes; None only to look at the capabilities.
+            started_s: monotonic time when we began to connect.
 
         Raises:
             UnreachableError: the server does not want a session, or TLS fails where it is required.
@@ -139,11 +140,11 @@ class DownstreamSession:
             self._send_proxy_header(client)
         # Behind a PROXY header a server first looks the client's name up, however long that takes.
         is_about_client = hand_over is HandOver.PROXY and client is not None
-        (greeting,) = await self._wire.replies(
-            1,
+        greeting = await self._greeting(
             self._settings.command_timeout_s
             if is_about_client
             else self._settings.connect_timeout_s,
+            started_s,
         )
         if greeting.code != _READY:
             if is_about_client and greeting.code >= 400:
@@ -164,6 +165,16 @@ class DownstreamSession:
             await self._xclient(client)
         elif hand_over is HandOver.XFORWARD:
             await self._xforward(client)
+
+    async def _greeting(self, timeout_s: float, started_s: float) -> Reply:
+        """Read the server's answer to the connection itself (RFC 5321 section 4.2.3: 220, 554)."""
+        try:
+            (greeting,) = await self._wire.replies(1, timeout_s)
+        except LostError:
+            self._observe("connect", "lost", time.monotonic() - started_s)
+            raise
+        self._observe("connect", _CLASSES[greeting.code // 100], time.monotonic() - started_s)
+        return greeting
 
     async def exchange(self, commands: Sequence[bytes]) -> Sequence[Reply]:
         """Send commands, pipelined if offered, and return their replies (`Downstream`)."""

@@ -164,6 +164,7 @@ async def test_a_server_that_greets_with_a_refusal_is_passed_over(sinks: list[Si
     sinks[0].answer("greeting", b"421 4.3.2 Too busy\r\n", always=True)
     await world.open(CLIENT)
     assert sinks[1].sessions
+    assert world.observed[0] == ("connect", "4"), "its greeting is its reply to the connection"
 
 
 async def test_each_server_is_vetted_before_its_first_session(sinks: list[Sink]) -> None:
@@ -426,6 +427,7 @@ async def test_who_does_not_greet_is_given_up_as_who_does_not_connect(sinks: lis
     async with asyncio.timeout(30.0):
         with pytest.raises(UnreachableError, match="no answer in time"):
             await world.open(CLIENT)
+    assert world.observed == [("connect", "lost")]
 
 
 _TOO_BIG = b"552-5.3.4 Too big\r\n552 5.3.4 for me\r\n"
