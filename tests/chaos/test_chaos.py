@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.xdist_group("chaos"),
 ]
 
-# Nothing shall be unchecked, or given up, because somebody else keeps the machine busy for a moment.
+# Nothing shall be unchecked because somebody else keeps the machine busy for a moment.
 CALM = {
     "store.timeout": "20s",
     "dedup.in_flight_wait": "10s",
