@@ -101,7 +101,7 @@ class Service:
         supervisor = await self._start(milter)
         watching = [loop.create_task(self._watch()), loop.create_task(self._probe_for_ever())]
         await self._stopping.wait()
-        for task in watching:
+        for task in (*watching, *self._reloads):
             task.cancel()
         await self._end(supervisor)
 
@@ -263,7 +263,9 @@ class Service:
             await asyncio.sleep(_TICK_S)
 
     def _hang_up(self) -> None:
-        """Do what SIGHUP asks for."""
+        """Do what SIGHUP asks for, unless it is too late for that."""
+        if self._stopping.is_set():
+            return
         reload = asyncio.get_running_loop().create_task(self._reload())
         self._reloads.add(reload)
         reload.add_done_callback(self._reloads.discard)

@@ -240,6 +240,22 @@ def test_a_reload_is_told_when_the_workers_have_it(sink: Sink) -> None:
         assert again.final.wire == DUPLICATE
 
 
+def test_a_reload_that_comes_with_the_end_is_none(sink: Sink) -> None:
+    """One under way, one that waits for that, and one that comes when nobody listens any more."""
+    with running_gateway({**settings_for(sink.port), "workers": 2}) as gateway:
+        paused = gateway.worker_pids[0]
+        os.kill(paused, signal.SIGSTOP)
+        gateway.write_config({"journal.entries": 1000})
+        for _ in range(2):
+            os.kill(gateway.pid, signal.SIGHUP)
+        gateway.wait_for_log("restart_needed")
+        os.kill(gateway.pid, signal.SIGTERM)
+        gateway.wait_for_log('"stopping"')
+        os.kill(gateway.pid, signal.SIGHUP)
+        os.kill(paused, signal.SIGCONT)
+        assert gateway.stop() == 0
+
+
 def test_the_console_finds_what_is_tracked_since_a_reload(sink: Sink) -> None:
     """P7: a new secret makes new digests; under the old ones nothing is found, nor forgotten."""
     with running_gateway(settings_for(sink.port)) as gateway:
