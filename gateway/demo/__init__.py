@@ -97,6 +97,8 @@ async def _show(
     finally:
         service.stop()
         showing.cancel()
+        # Its list is closed before the folder goes: else its thread would make the file once more.
+        await asyncio.wait({showing})
         await serving
     return is_right
 
