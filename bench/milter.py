@@ -38,6 +38,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _NUMBERS = count()
 _NULL_SOURCE = Path(__file__).with_name("milter_null.c")
+_UNBUILT = "the C milter cannot be built: apt-get install gcc libc6-dev libmilter-dev"
 _RECEIVED = (
     b"Received\0 from mail.example.com (mail.example.com [192.0.2.1])\n\tby mx.example.net with"
     b" ESMTPS id 4f3QzT0abcz9s; Tue, 24 Nov 2026 09:00:01 +0100 (CET)"
@@ -187,7 +188,7 @@ def _null_milter(folder: Path) -> Iterator[tuple[int, Callable[[], list[int]]]]:
     program = folder / "milter_null"
     compiler = shutil.which("cc")
     if compiler is None:
-        raise StartError("no C compiler: apt-get install gcc libmilter-dev")
+        raise StartError(_UNBUILT)
     build: list[str | Path] = [
         compiler,
         "-O2",
@@ -197,7 +198,8 @@ def _null_milter(folder: Path) -> Iterator[tuple[int, Callable[[], list[int]]]]:
         "-lmilter",
         "-lpthread",
     ]
-    subprocess.run(build, check=True)
+    if subprocess.run(build, check=False).returncode:
+        raise StartError(_UNBUILT)
     port = free_port()
     child = start([program, f"inet:{port}@127.0.0.1"], folder / "null.log")
     with _stopping(child, port):
@@ -281,4 +283,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except StartError as error:
+        sys.exit(str(error))
