@@ -229,9 +229,14 @@ class Sink:
     async def _shut(self) -> None:
         server, self._server = self._server, None
         if server is not None:
-            server.close()
+            # asyncio forgets to close a connection whose server has gone between its being accepted
+            # and its first turn (`Server._attach`). So first none is accepted any more.
+            for listener in server.sockets:
+                asyncio.get_running_loop().remove_reader(listener)
         for _ in range(10):  # one that has just been accepted becomes a task within a few turns
             await asyncio.sleep(0)
+        if server is not None:
+            server.close()
         await self._cut()
 
     async def _cut(self) -> None:
