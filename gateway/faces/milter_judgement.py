@@ -77,7 +77,7 @@ async def judge(desk: Desk, letter: Letter, *, has_leading_space: bool) -> Judge
     screened = None
     try:
         screened = await _screened(desk, letter)
-        decisions = desk.screening.decide(screened)
+        decisions = _decided(desk, letter, screened)
         digest = _digest(letter)
         amendment = _amended(desk, letter, screened, decisions, digest)
         end = _concluded(letter, amendment, decisions)
@@ -98,12 +98,25 @@ async def judge(desk: Desk, letter: Letter, *, has_leading_space: bool) -> Judge
 
 async def _screened(desk: Desk, letter: Letter) -> Screened:
     screening = desk.screening
-    if not letter.is_checkable:
+    if not letter.is_checkable or _is_beyond_amendment(letter):
         return screening.unchecked(letter.examination, letter.envelope)
     screened = await screening.claim(letter.examination, letter.envelope, letter.fingerprint)
     if screened.needs_content:
         return await screening.resolve(screened, letter.fingerprint)
     return screened
+
+
+def _decided(desk: Desk, letter: Letter, screened: Screened) -> tuple[Decision, ...]:
+    """Decide over each recipient's copy; what must not pass as it is, and must be, is put off."""
+    decisions = desk.screening.decide(screened)
+    if _is_beyond_amendment(letter):
+        return tuple([Decision(decision.verdict, Action.DEFERRED) for decision in decisions])
+    return decisions
+
+
+def _is_beyond_amendment(letter: Letter) -> bool:
+    """Say whether more fields are forged than the mail server can be asked to remove."""
+    return len(letter.examination.forged) > MOST_FORGED
 
 
 def _digest(letter: Letter) -> bytes:
@@ -159,8 +172,7 @@ def _answer(
         for index in amendment.removed
         for argument in letter.arguments[index]
     ]
-    forged = min(amendment.forged, MOST_FORGED)
-    packets += [wire.delete_field(_FORGED_NAME, n) for n in range(forged, 0, -1)]
+    packets += [wire.delete_field(_FORGED_NAME, n) for n in range(amendment.forged, 0, -1)]
     if amendment.is_id_added:
         # Sendmail holds one of its own ready by then, and would deliver both; Postfix has nothing
         # to remove.

@@ -23,7 +23,7 @@ from gateway.faces.milter_wire import WireError, parse_fields, parse_strings
 # RFC 5321 section 4.5.3.1 allows 256 octets for a path; Postfix reads lines of 2048.
 _MAX_ARGUMENT_OCTETS = 4096
 # Postfix looks for each field to be removed from the top, so that its time grows with the square
-# of their number: a thousand take it a third of a second.
+# of their number: a thousand take it a third of a second. A message with more is put off.
 MOST_FORGED = 1000
 _UNEXAMINED = Field(b"")
 _QUEUE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -171,9 +171,9 @@ class Collector:
                 of_name.append(Field(body + b"\r\n"))
 
     def _count_forged(self, names: Sequence[bytes]) -> None:
-        """Have forged fields removed that stand beyond what is examined, within bounds."""
+        """Count forged fields that stand beyond what is examined, until there are too many."""
         forged = self._found[OUR_FIELD]
-        room = max(0, MOST_FORGED - len(forged))
+        room = max(0, MOST_FORGED + 1 - len(forged))
         forged += [_UNEXAMINED] * min(names.count(OUR_FIELD), room)
 
     def take_body(self, chunk: bytes) -> None:

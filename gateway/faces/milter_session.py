@@ -181,7 +181,8 @@ class MilterSession(asyncio.Protocol):
         The mail server waits for our answer then; one that ends the message has given up on that.
         """
         self._waiting += packets
-        self._is_given_up |= bool(self._waiting) and self._waiting[0][0] in _GIVING_UP
+        first = next((command for command, _ in self._waiting if command != _MACRO), None)
+        self._is_given_up |= first in _GIVING_UP
         if len(self._waiting) > _HIGH_WATER_PACKETS and not self._is_paused:
             self._is_paused = True
             self._open_transport().pause_reading()
@@ -289,7 +290,7 @@ class MilterSession(asyncio.Protocol):
         if payload:
             message.take_body(payload)
         if not message.has_recipients:
-            self._message = None
+            self._forget_message()
             self._open_transport().write(wire.CONTINUE)
             return
         letter = message.finished(self._queue_id())

@@ -28,7 +28,7 @@ from gateway.edge.tracking_memory import MemoryTrackingList
 from gateway.errors import TrackingListError
 from gateway.faces import milter_session
 from gateway.faces.milter import MilterServer, serve_milter
-from gateway.faces.milter_message import MilterSettings
+from gateway.faces.milter_message import MOST_FORGED, MilterSettings
 from gateway.ports import Downstream
 from gateway.screening import Screening, ScreeningSettings
 from tests.support.milter_peer import V2_STEPS, Edit, MilterPeer, packet
@@ -414,6 +414,26 @@ async def test_forged_fields_go_from_the_last_to_the_first(open_rig: _Open) -> N
         ("m", b"x-mailonce", 2, b""),
         ("m", b"x-mailonce", 1, b""),
     ]
+
+
+@pytest.mark.parametrize("header_size_octets", [1 << 18, 1000], ids=["examined", "beyond that"])
+async def test_more_forged_fields_than_can_be_removed_do_not_pass(
+    open_rig: _Open, header_size_octets: int
+) -> None:
+    """None may stay, and removing so many would hold the mail server up; nothing is remembered."""
+    rig = await open_rig(header_size_octets=header_size_octets)
+    async with await rig.peer() as peer:
+        refused = await peer.deliver(
+            b"X-Mailonce: x\r\n" * (MOST_FORGED + 1) + MESSAGE, [BOB, CAROL]
+        )
+        assert (refused.verdict, refused.edits) == ("y", ())
+        passed = await peer.deliver(b"X-Mailonce: x\r\n" * MOST_FORGED + MESSAGE, [BOB, CAROL])
+        assert passed.verdict == "c"
+        assert [edit.index for edit in passed.edits if edit.code == "m"] == [
+            *range(MOST_FORGED, 0, -1)
+        ]
+        assert [f for f in passed.inserted if b"duplicate" in f] == []
+    assert [s for _, s in _decisions(rig.recorder.reports[0])] == [Action.DEFERRED] * 2
 
 
 async def test_in_flight_is_451(open_rig: _Open) -> None:

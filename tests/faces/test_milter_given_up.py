@@ -57,11 +57,14 @@ def milter(tmp_path: Path) -> Iterator[_Milter]:
         yield found
 
 
+@pytest.mark.parametrize("macros", [b"", _MACROS], ids=["", "behind macros"])
 @pytest.mark.parametrize("ending", ["A", "Q", "K"], ids=["aborts", "quits", "has a new client"])
-async def test_end_of_message_and_end_of_patience_at_once(milter: _Milter, ending: str) -> None:
+async def test_end_of_message_and_end_of_patience_at_once(
+    milter: _Milter, ending: str, macros: bytes
+) -> None:
     """P1: both came while we were away, so that nobody has heard us: it passed nowhere."""
     async with await milter.peer() as peer:
-        peer.send(peer.message(_MESSAGE) + packet(ending))
+        peer.send(peer.message(_MESSAGE) + macros + packet(ending))
         milter.wait_for("complaint: milter_answer_unwanted")
         if ending != "Q":
             assert (await peer.deliver(_MESSAGE)).verdict == "c", "and it is the first copy"

@@ -28,7 +28,7 @@ def _collector() -> Collector:
         pytest.param([[_LONG], [_FORGED, b"A\0 b\0", b"x-mailonce\0\0"]], 2, id="beyond"),
         pytest.param([[_FORGED, _LONG], [_FORGED], [_FORGED]], 3, id="on both sides"),
         pytest.param([[_LONG], [b"X-Mailonce-Not\0 x\0"]], 0, id="another name"),
-        pytest.param([[_LONG], *[[_FORGED] * 300] * 5], MOST_FORGED, id="too many to remove (P8)"),
+        pytest.param([[_LONG], *[[_FORGED] * 300] * 5], MOST_FORGED + 1, id="too many (P8)"),
     ],
 )
 def test_forged_fields_beyond_the_limit_are_counted(
