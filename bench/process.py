@@ -116,7 +116,7 @@ def wait_for(condition: Callable[[], bool], child: Child, limit_s: float = 30.0)
         elif time.monotonic() > end:
             trouble = f"not ready after {limit_s:.0f} s"
         else:
-            time.sleep(0.02)  # between two looks
+            time.sleep(0.02)  # it polls: a process does not tell when it begins to answer
             continue
         child.stop()
         raise StartError(f"{trouble}: {child.tail()}")

@@ -68,9 +68,9 @@ def _compare(stage: Stage, *, name: str, load: Load, peers: Sequence[str]) -> li
     return stage.run(name, [stage.course(station.peer.name, station, load) for station in stations])
 
 
-def _variant(name: str, **settings: object) -> Peer:
+def _variant(name: str, *, action: str = "tag", certificate: Path | None = None) -> Peer:
     """Return mailonce with other settings than its peer's."""
-    start = partial(mailonce.start_mailonce, **settings)  # type: ignore[arg-type] # names are ours
+    start = partial(mailonce.start_mailonce, action=action, certificate=certificate)
     return Peer(name, name, start)
 
 

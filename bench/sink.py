@@ -39,7 +39,7 @@ class Sink:
         """Wait a moment for the count to reach what is expected; return what it came to."""
         end = time.monotonic() + limit_s
         while self.count() < expected and time.monotonic() < end:
-            time.sleep(0.01)  # between two looks
+            time.sleep(0.01)  # it polls: smtp-sink tells its count in a log alone
         return self.count()
 
 

@@ -94,7 +94,7 @@ def collided(candidate: Candidate, key: UniqueId, found: Sighting | None) -> Can
     return replace(candidate, key=key, sighting=found, is_same_content=is_seen)
 
 
-def record_after(  # noqa: PLR0913 - all that is known of one copy's end
+def record_after(  # noqa: PLR0913 - what one record is made of
     screened: Screened,
     candidate: Candidate,
     key: UniqueId,

@@ -96,9 +96,9 @@ def _open_standard_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
-    for name in ("stdout", "stderr"):
+    for number, name in enumerate(("stdout", "stderr"), 1):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - it stays
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
 
 
 def load_or_exit(path: Path, further: Sequence[Relation] = ()) -> Config:
@@ -156,9 +156,11 @@ def demo(
     once: Annotated[
         bool, typer.Option("--once", help="End after the table instead of serving on.")
     ] = False,
-    dir: Annotated[  # noqa: A002 - typer names the option by it
+    folder: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Keep everything in this folder, not a temporary one."),
+        typer.Option(
+            "--dir", metavar="DIR", help="Keep everything in this folder, not a temporary one."
+        ),
     ] = None,
     _version: Version = False,
 ) -> None:
@@ -170,7 +172,7 @@ def demo(
     from gateway.demo import run
 
     try:
-        is_right = run(dir, is_once=once)
+        is_right = run(folder, is_once=once)
     except ConfigError as error:
         complain(*error.problems)
         raise typer.Exit(BAD_INPUT) from error

@@ -280,14 +280,19 @@ def test_canonical_ids_are_a_line_each_and_bad_files_do_not_stop_it(tmp_path: Pa
     assert code == 2
 
 
-def test_standard_input_that_is_closed_cannot_be_read() -> None:
-    done = subprocess.run(
-        ["sh", "-c", f"exec {sys.executable} -m gateway canonical - <&-"],
+def _in_shell(command: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command as a shell does, which can close what we cannot."""
+    return subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m gateway {command}"],
         capture_output=True,
         check=False,
         cwd=PROJECT,
-        timeout=30,
+        timeout=90,
     )
+
+
+def test_standard_input_that_is_closed_cannot_be_read() -> None:
+    done = _in_shell("canonical - <&-")
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr == b"-: cannot be read: there is no standard input\n"
 
@@ -295,13 +300,7 @@ def test_standard_input_that_is_closed_cannot_be_read() -> None:
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed_do_no_harm(closed: str) -> None:
     """What is opened first would else be taken for one of them: libuv ends such a process."""
-    done = subprocess.run(
-        ["sh", "-c", f"exec {sys.executable} -m gateway demo --once {closed}"],
-        capture_output=True,
-        check=False,
-        cwd=PROJECT,
-        timeout=90,
-    )
+    done = _in_shell(f"demo --once {closed}")
     assert (done.returncode, done.stderr) == (0, b"")
     assert (b"All of it is as it should be." in done.stdout) == (">&-" not in closed.split())
 

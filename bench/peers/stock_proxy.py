@@ -48,10 +48,9 @@ class Handler:
             self._clients[session] = client
         return client
 
-    # aiosmtpd finds its hooks by their names, and gives them more than they need.
-    async def handle_DATA(  # noqa: N802 - aiosmtpd finds it by this name
+    async def handle_DATA(  # noqa: N802 - aiosmtpd finds its hooks by their names
         self,
-        server: SMTP,  # noqa: ARG002 - and calls it so
+        server: SMTP,  # noqa: ARG002 - aiosmtpd passes it, by position; we need only the session
         session: Session,
         envelope: Envelope,
     ) -> str:

@@ -68,7 +68,9 @@ HttpEndpoint = Annotated[
 ]
 
 
-def _key(default: object, comment: str, *, is_secret: bool = False) -> Any:  # noqa: ANN401 - as Field
+# Both return what stands in the place of a value, of whatever type its annotation names: pydantic
+# makes the value of it. `Field`, which they wrap, says Any for the same reason.
+def _key(default: object, comment: str, *, is_secret: bool = False) -> Any:  # noqa: ANN401 - see above
     """Declare a key.
 
     Args:
@@ -84,7 +86,7 @@ def _key(default: object, comment: str, *, is_secret: bool = False) -> Any:  # n
     )
 
 
-def _unset(default: object, comment: str) -> Any:  # noqa: ANN401 - as Field
+def _unset(default: object, comment: str) -> Any:  # noqa: ANN401 - see above
     """Declare a key that says nothing unless it is written; its default is a value as it is."""
     return Field(default=default, description=comment)
 

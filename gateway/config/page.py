@@ -117,7 +117,7 @@ def example_file() -> str:
         if table == "policy":
             parts.append(_EXAMPLE_RULE + _lines(keys_of(table), "#"))
         elif table:
-            introduction = inspect.getdoc(model).partition("\n")[0]  # type: ignore[union-attr] # has one
+            introduction = (inspect.getdoc(model) or "").partition("\n")[0]
             parts.append(f"\n[{table}]  # {introduction}\n" + _lines(keys_of(table), ""))
         else:
             parts.append("\n" + _lines((k for k in keys_of(table) if k.path != "policy"), ""))

@@ -60,6 +60,7 @@ class StoreScheme(StrEnum):
         return self.endswith("+cluster")
 
 
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to recognize what is written; nothing is bound here
 _DEFAULT_PORT = {Scheme.SMTP: 25, Scheme.LMTP: 24}
 _URL_SHAPES = {
     StoreScheme.SQLITE: '"sqlite:///path/to/file.db", with three slashes',
@@ -180,7 +181,7 @@ def parse_server(value: object) -> Server:
     host, port = _parse_host_port(rest) or ("", None)
     if not host or port == 0:
         raise refusal(expected, value)
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - refused, not bound
+    if host in WILDCARDS:
         raise refusal(expected, value, "that is an address to listen on, not one to connect to")
     return Server(scheme, host, _DEFAULT_PORT[scheme] if port is None else port)
 

@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from gateway.config.model import Config
-from gateway.config.place import Endpoint, Scheme, Server, StoreScheme, is_loopback
+from gateway.config.place import WILDCARDS, Endpoint, Scheme, Server, StoreScheme, is_loopback
 from gateway.config.source import Problem
 from gateway.config.type import Tls
 from gateway.core.handover import HandOver
 from gateway.core.rule import Network, address_of
 
 Relation = Callable[[Config], Iterator[Problem]]
-
-_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
 def problems(config: Config, further: Sequence[Relation] = ()) -> list[Problem]:
@@ -226,7 +224,7 @@ def _clash(one: Endpoint, other: Endpoint) -> bool:
     if one.port != other.port or not one.port:
         return False
     hosts = {_plain(one.host), _plain(other.host)}
-    is_wide = any(host in hosts for host in _WILDCARDS)
+    is_wide = any(host in hosts for host in WILDCARDS)
     return len(hosts) == 1 or (is_wide and len({":" in host for host in hosts}) == 1)
 
 
@@ -237,7 +235,7 @@ def _leads_to(server: Server, endpoint: Endpoint) -> bool:
     if server.port != endpoint.port:
         return False
     host = _plain(endpoint.host)
-    return host == _plain(server.host) or (host in _WILDCARDS and is_loopback(server.host))
+    return host == _plain(server.host) or (host in WILDCARDS and is_loopback(server.host))
 
 
 def _plain(host: str) -> str:
