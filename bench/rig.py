@@ -209,9 +209,7 @@ def measure(
         process.reset_peak_rss(pid)
     expected = messages if delivered is None else delivered
     count = station.sink.count()
-    time.sleep(
-        _SETTLE_S
-    )  # the warm-up's confirmations still run, unseen from here: not this round's
+    time.sleep(_SETTLE_S)  # the warm-up's confirmations, unseen from here, are not this round's
     before = {name: process.usage(pids) for name, pids in roots.items()}
     busy_s = process.machine_cpu_s()
     own_s = time.process_time()
