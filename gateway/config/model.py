@@ -68,8 +68,7 @@ HttpEndpoint = Annotated[
 ]
 
 
-# Both return what stands in the place of a value, of whatever type its annotation names: pydantic
-# makes the value of it. `Field`, which they wrap, says Any for the same reason.
+# Any, as `Field` says itself: of what these return, pydantic makes a value of the annotated type.
 def _key(default: object, comment: str, *, is_secret: bool = False) -> Any:  # noqa: ANN401 - see above
     """Declare a key.
 

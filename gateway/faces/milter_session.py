@@ -56,7 +56,6 @@ _SESSION_TIMEOUT_S = 7210.0
 _PROGRESS_EVERY_S = 2.0
 _HIGH_WATER_PACKETS = 64
 _MACRO, _FIELD, _END_OF_MESSAGE = map(int, (Event.MACRO, Event.HEADER, Event.END_OF_MESSAGE))
-_GIVING_UP = (Event.ABORT, Event.QUIT, Event.QUIT_NEW_CONNECTION)
 
 
 class House(Protocol):
@@ -181,8 +180,7 @@ class MilterSession(asyncio.Protocol):
         The mail server waits for our answer then; one that ends the message has given up on that.
         """
         self._waiting += packets
-        first = next((command for command, _ in self._waiting if command != _MACRO), None)
-        self._is_given_up |= first in _GIVING_UP
+        self._is_given_up |= wire.is_taken_back(self._waiting)
         if len(self._waiting) > _HIGH_WATER_PACKETS and not self._is_paused:
             self._is_paused = True
             self._open_transport().pause_reading()

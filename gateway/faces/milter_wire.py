@@ -312,6 +312,12 @@ def parse_fields(
     return names, bodies, len(together) + len(payloads)
 
 
+def is_taken_back(behind: Sequence[tuple[int, bytes]]) -> bool:
+    """Say whether packets behind the end of a message, macros aside, begin with its abort."""
+    first = next((command for command, _ in behind if command != Event.MACRO), None)
+    return first in (Event.ABORT, Event.QUIT, Event.QUIT_NEW_CONNECTION)
+
+
 def agree(offered: Negotiation, requests: Request, steps: Step) -> Negotiation:
     """Agree on what both sides can do.
 
